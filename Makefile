@@ -1,0 +1,38 @@
+# Everything here needs Python 3.11 or newer and make, and nothing else beforehand.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: fit compare test lint tensorboard clean
+
+fit: .venv/installed            ## train the article's 15 points
+	$(BIN)/trueline fit
+
+compare: .venv/installed        ## the four ways to the line side by side
+	$(BIN)/trueline compare
+
+test: .venv/installed-test      ## the whole suite
+	$(BIN)/pytest -n 2
+
+lint: .venv/installed-dev       ## style, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+tensorboard: .venv/installed    ## look at the runs in lightning_logs
+	$(BIN)/tensorboard --logdir lightning_logs
+
+clean:                          ## remove the environment and caches, keep the runs
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Trueline needs Python 3.11 or newer, found %s; try make PYTHON=python3.11" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+.venv/installed-%: .venv/installed
+	$(PIP) -e ".[$*]"
+	@touch $@

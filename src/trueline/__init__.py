@@ -1,0 +1,14 @@
+"""Trueline: linear regression, `w*X + b`, trained by Lightning, judged by NumPy at every step.
+
+Reading order:
+
+1. `trueline.reference`   the judge: the same training in NumPy, with rounding-error bounds
+2. `trueline.module`      `LinearRegression`, the LightningModule
+3. `trueline.crosscheck`  the callback that runs the reference in lockstep
+4. `trueline.data`        the article's 15 points, and batches as a function of (seed, epoch)
+5. `trueline.cli`         `trueline fit | validate | test | predict | compare`
+
+Importing this package imports neither torch nor Lightning.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,195 @@
+"""The four rungs side by side: the same line, from the same start, by four trainers."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.tensorboard import SummaryWriter
+
+from trueline.baselines import train_autograd, train_builtin
+from trueline.data import RegressionData
+from trueline.errors import RequestError
+from trueline.module import LinearRegression
+from trueline.reference import SGD, Trace, mean_squared_error, train
+from trueline.reference.solve import least_squares, simple_regression
+
+DTYPES = {"64-true": torch.float64, "32-true": torch.float32}
+
+
+class TraceRecorder(Callback):
+    """Records loss and parameters at every step of a Lightning training."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, float, float]] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the parameters before the step."""
+        self._before = [p.item() for p in pl_module.parameters()]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add the loss."""
+        self.seen.append((outputs["loss"].item(), *self._before))
+
+    def trace(self, module: LinearRegression, data: RegressionData) -> Trace:
+        """Return the trace, with the loss of the final parameters at its end."""
+        with torch.no_grad():
+            final = module.loss((data.X, data.y)).item()
+        last = (final, *(p.item() for p in module.parameters()))
+        loss, weight, bias = np.array([*self.seen, last]).T
+        return Trace(loss, weight[:, None], bias)
+
+
+def compare(trainer: Trainer, model: LinearRegression, data: Any) -> dict[str, Any]:
+    """Train the four rungs, print one table of them and the closed forms, and leave it as JSON.
+
+    Rung 1 is the NumPy reference in float64. Rungs 2 to 4 train in the precision of `trainer`;
+    rung 4 is `trainer` itself, with all that `trueline fit` has switched on.
+
+    Args:
+        trainer: For rung 4; its log directory is `compare_N/4-lightning`.
+        model: For rung 4; its initial parameters are those of all rungs.
+        data: One feature, full batch.
+
+    Returns:
+        The table, as written to `compare_N/compare.json`.
+
+    Raises:
+        RequestError: When an option asks for what not every rung can do.
+    """
+    if wrong := _refusals(trainer, model, data):
+        raise RequestError("compare trains four plain loops: " + "; ".join(wrong))
+    folder = Path(trainer.log_dir).parent if trainer.logger and trainer.log_dir else None
+    rungs = _rungs(trainer, model, data)
+    judge: Trace | None = None
+    rows = []
+    for name, train_rung in rungs.items():
+        start = time.perf_counter()
+        trace = train_rung()
+        seconds = time.perf_counter() - start
+        judge = judge or trace
+        if folder and name != "4-lightning":
+            _log(trace, folder / name, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        rows.append(_row(name, trace, judge) | {"us_per_epoch": 1e6 * seconds / trainer.max_epochs})  # type: ignore[operator]
+    X, y = data.X.double().numpy(), data.y.double().numpy()
+    closed_forms = {
+        "least squares by QR": least_squares(X, y),
+        "covariance / variance": simple_regression(X, y),
+    }
+    for name, line in closed_forms.items():
+        loss = mean_squared_error(X, y, *line)
+        rows.append(
+            {"name": name, "weight": line.weight.item(), "bias": line.bias.item(), "loss": loss}
+        )
+    table = {
+        "epochs": trainer.max_epochs,
+        "lr": model.hparams["lr"],
+        "precision": str(trainer.precision),
+        "rows": rows,
+        "log_dir": os.path.normpath(folder) if folder else None,
+    }
+    if folder:
+        (folder / "compare.json").write_text(json.dumps(table, indent=2) + "\n", "utf-8")
+    print_table(table)
+    return table
+
+
+def _rungs(
+    trainer: Trainer, model: LinearRegression, data: RegressionData
+) -> dict[str, Callable[[], Trace]]:
+    """Return the four trainers, by the names of their TensorBoard runs."""
+    lr, epochs = model.hparams["lr"], trainer.max_epochs or 0
+    weight, bias = model.weight.item(), model.bias.item()
+    dtype = DTYPES[str(trainer.precision)]
+    x, y = data.X[:, 0].to(dtype), data.y.to(dtype)
+    recorder = TraceRecorder()
+    trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
+
+    def train_lightning() -> Trace:
+        trainer.fit(model, datamodule=data)
+        return recorder.trace(model.cpu(), data)
+
+    return {
+        "1-numpy": lambda: train(data.X.numpy(), data.y.numpy(), [weight], bias, SGD(lr), epochs),
+        "2-autograd": lambda: train_autograd(x, y, weight, bias, lr, epochs),
+        "3-mseloss-sgd": lambda: train_builtin(x, y, weight, bias, lr, epochs),
+        "4-lightning": train_lightning,
+    }
+
+
+def _refusals(trainer: Trainer, model: LinearRegression, data: Any) -> list[str]:
+    """Name the options that ask for more than the article's loops do."""
+    wrong = []
+    if not isinstance(data, RegressionData) or data.n_features != 1:
+        wrong.append("--data: expected data with one feature, such as DummyData")
+    elif data.batch_size not in (None, data.n_samples):
+        wrong.append(
+            f"--data.batch_size: expected full batch, found {data.batch_size}; leave it out"
+        )
+    plain = {"momentum": 0, "weight_decay": 0, "l1": 0, "l2": 0}
+    wrong += [
+        f"--model.{name}: expected 0, found {model.hparams[name]}; leave it out"
+        for name, value in plain.items()
+        if model.hparams[name] != value
+    ]
+    if str(trainer.precision) not in DTYPES:
+        found = f"found {trainer.precision}"
+        wrong.append(f"--trainer.precision: expected {' or '.join(DTYPES)}, {found}")
+    if not trainer.max_epochs or trainer.max_epochs < 1 or trainer.max_steps != -1:
+        wrong.append("expected --trainer.max_epochs of 1 or more and no --trainer.max_steps")
+    if trainer.world_size > 1:
+        wrong.append(f"--trainer.devices: expected 1, found {trainer.world_size}")
+    return wrong
+
+
+def _row(name: str, trace: Trace, judge: Trace) -> dict[str, Any]:
+    """Say where a rung ended, and how far from NumPy it was at its furthest epoch."""
+    return {
+        "name": name,
+        "weight": float(trace.weight[-1, 0]),
+        "bias": float(trace.bias[-1]),
+        "loss": float(trace.loss[-1]),
+        "distance": {
+            quantity: float(np.max(np.abs(found - expected) / np.abs(expected)))
+            for quantity, found, expected in zip(Trace._fields, trace, judge, strict=True)
+        },
+    }
+
+
+def _log(trace: Trace, folder: Path, every: int) -> None:
+    """Leave a trace as a TensorBoard run, under the names that Lightning's run has."""
+    with SummaryWriter(str(folder)) as writer:
+        last = len(trace.loss) - 1
+        for step in [*range(0, last, every), last]:
+            writer.add_scalar("train/loss", trace.loss[step], step)
+            writer.add_scalar("parameters/weight", trace.weight[step, 0], step)
+            writer.add_scalar("parameters/bias", trace.bias[step], step)
+
+
+def print_table(table: dict[str, Any]) -> None:
+    """Print the rungs and the closed forms, a line each."""
+    heads = ("weight", "bias", "loss", "Δ loss", "Δ weight", "Δ bias", "µs/epoch")
+    print(f"\n{'':<24}" + "".join(f"{head:>11}" for head in heads))
+    for row in table["rows"]:
+        line = f"{row['name']:<24}" + "".join(
+            f"{row[k]:>11.6f}" for k in ("weight", "bias", "loss")
+        )
+        if "distance" in row:
+            line += "".join(f"{row['distance'][quantity]:>11.1e}" for quantity in Trace._fields)
+            line += f"{row['us_per_epoch']:>11,.0f}"
+        print(line)
+    print(
+        f"\n{table['epochs']:,} epochs at lr {table['lr']:g}, {table['precision']}; "
+        "Δ: largest relative distance from NumPy over all epochs"
+    )
+    if table["log_dir"]:
+        print(f"log directory   {table['log_dir']}")

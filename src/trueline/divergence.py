@@ -1,0 +1,55 @@
+"""Stops a training where it stops being finite, and says which learning rate would do."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from trueline.data import RegressionData
+from trueline.errors import CheckFailed
+from trueline.reference.solve import largest_stable_lr
+
+
+class StopWhenNotFinite(Callback):
+    """Fails a run whose loss or parameters are not finite, before another step is taken.
+
+    Raises:
+        CheckFailed: Naming the step and the largest stable learning rate for the data.
+    """
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """Look at the loss before its gradient is taken."""
+        if not torch.isfinite(loss):
+            raise CheckFailed(_message(trainer, pl_module, trainer.global_step + 1, "loss", loss))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what the last step left."""
+        for name, value in pl_module.named_parameters():
+            if not torch.isfinite(value).all():
+                raise CheckFailed(_message(trainer, pl_module, trainer.global_step, name, value))
+
+
+def _message(
+    trainer: Trainer, pl_module: LightningModule, step: int, quantity: str, value: Tensor
+) -> str:
+    found = value.detach().flatten()[~torch.isfinite(value.detach().flatten())][0].item()
+    message = f"training diverged: expected a finite {quantity}, found {found} at step {step}"
+    data: Any = getattr(trainer, "datamodule", None)
+    h: Any = pl_module.hparams
+    if not isinstance(data, RegressionData) or "lr" not in h:
+        return f"{message}; lower the learning rate"
+    limit = largest_stable_lr(
+        data.X.numpy(), h.l2, h.weight_decay, h.momentum, h.dampening, h.nesterov
+    )
+    if h.lr < limit:
+        return (
+            f"{message}; lr {h.lr} is below the largest stable one for the whole data, "
+            f"{limit:.4g}, but single batches can need less; lower --model.lr"
+        )
+    return (
+        f"{message}; lr {h.lr} is above the largest stable one for this data, {limit:.4g}; "
+        f"set --model.lr below {limit:.4g}"
+    )

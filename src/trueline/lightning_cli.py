@@ -1,0 +1,295 @@
+"""Lightning's CLI with this project's model, data, callbacks and defaults."""
+
+import argparse
+import inspect
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from trueline import checkpoint
+from trueline.compare import compare
+from trueline.crosscheck import CrossCheck
+from trueline.divergence import StopWhenNotFinite
+from trueline.errors import RequestError, one_line
+from trueline.module import LinearRegression
+from trueline.predictions import PredictionWriter
+from trueline.progress_bar import TrainingBar
+from trueline.report import Report
+from trueline.tensorboard import Scalars
+
+TRAINER_DEFAULTS = {
+    # What the article's 15 points need at its learning rate, until the ninth digit stands still.
+    "max_epochs": 50_000,
+    # In float32 the bias of the 15 points stalls at 36.643: a step is less than half a rounding.
+    "precision": "64-true",
+    # None: fitted to the length of the run, by `TruelineCLI.fit_intervals`.
+    "check_val_every_n_epoch": None,
+    "enable_model_summary": False,
+}
+POINTS_PER_CURVE = 500
+"""More than a screen shows of a curve, and half of what TensorBoard keeps of one."""
+CHECKS_PER_RUN = 50
+"""Validations, each with a checkpoint: as many as one looks at."""
+
+DESCRIPTIONS = {
+    "fit": "Train w*X + b; with no options, on the article's 15 points.",
+    "validate": "Compute the loss of a trained line on the validation rows.",
+    "test": "Compute the loss of a trained line on the test rows.",
+    "predict": "Write predictions.csv, inputs beside predictions.",
+}
+DATA_OPTIONS = (
+    "The default data, DummyData, takes --data.batch_size N (full batch unless given), "
+    "--data.shuffle true and --data.seed N."
+)
+
+
+def run(arguments: list[str]) -> None:
+    """Run a command that needs Lightning.
+
+    Args:
+        arguments: The command and its options.
+
+    Raises:
+        RequestError: When the request or the input is wrong.
+        CheckFailed: When the run fails a check.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # no tips, no list of absent devices
+    # Lightning's own call of a torch function that is going away.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    # A resumed run goes on in a directory of its own; the run before it stays as it was.
+    warnings.filterwarnings("ignore", message="The dirpath has changed.*")
+    # Steps are counted over the run here, not within an epoch, so this interval is no slip.
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    try:
+        if arguments[0] == "compare":
+            cli = CompareCLI(arguments[1:])
+            compare(cli.trainer, cli.model, cli.datamodule)
+        else:
+            TruelineCLI(arguments)
+    except MisconfigurationException as error:
+        raise RequestError(one_line(str(error))) from error
+    except OSError as error:
+        raise RequestError(f"expected to read and write files, found: {error}") from error
+
+
+class TruelineCLI(LightningCLI):
+    """`trueline fit | validate | test | predict`: Lightning's options, and ours before them."""
+
+    def __init__(self, args: list[str], run: bool = True, prog: str = "trueline") -> None:
+        self.parsers: list[LightningArgumentParser] = []
+        self.checkpoint_path: Path | None = None
+        # Errors come here as exceptions, and no option may be abbreviated: that hides typos.
+        strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
+        kwargs = {"prog": prog, "usage": f"{prog} [OPTIONS]", "description": DATA_OPTIONS, **strict}
+        for name, text in DESCRIPTIONS.items() if run else ():
+            usage = f"{prog} {name} [OPTIONS]"
+            kwargs[name] = {**strict, "usage": usage, "description": f"{text} {DATA_OPTIONS}"}
+        super().__init__(
+            LinearRegression,
+            LightningDataModule,
+            subclass_mode_data=True,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            seed_everything_default=0,
+            parser_kwargs=kwargs,
+            args=args,
+            run=run,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # it would write an import path into checkpoints
+        )
+
+    @property
+    def options(self) -> Any:
+        """The options of the command, as parsed."""
+        return self.config[self.subcommand] if self.subcommand else self.config
+
+    @property
+    def runs(self) -> Path:
+        """The folder that holds one folder a run."""
+        return Path(self.options.trainer.default_root_dir or "") / "lightning_logs"
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add model and data before the Trainer, so that --help shows them first."""
+        parser.add_lightning_class_args(LinearRegression, "model")
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+        parser.set_defaults({"data": {"class_path": "trueline.data.DummyData"}})
+        parser.link_arguments("data.n_features", "model.n_features", apply_on="instantiate")
+        parser.add_argument(
+            "--crosscheck",
+            type=Literal["raise", "warn", "off"],
+            default="raise",
+            help="What to do where training and the NumPy reference differ by more than rounding.",
+        )
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
+        self.parsers.append(parser)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse so that the command line wins over a config, and both over a checkpoint."""
+        arguments = list(args)  # type: ignore[arg-type]
+        try:
+            self.config = parser.parse_args([a for a in arguments if "--print_config" not in a])
+            self.subcommand = self.config.get("subcommand")
+            if path := self._requested_checkpoint():
+                self.checkpoint = checkpoint.load(path)
+                known = set(inspect.signature(LinearRegression).parameters) - {"n_features"}
+                saved = self.checkpoint.get("hyper_parameters", {})
+                for each in self.parsers:
+                    each.set_defaults({f"model.{k}": v for k, v in saved.items() if k in known})
+                self.checkpoint_path = path
+            self.config = parser.parse_args(arguments)
+        except RequestError:
+            raise
+        except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
+            raise RequestError(f"{one_line(str(error))}; see --help") from error
+        if self.subcommand:
+            # Lightning would parse the checkpoint next, and let its values win over typed ones.
+            self.options.ckpt_path = None
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a training of no length, and fit the options to one another."""
+        if self.checkpoint_path:
+            self.options.ckpt_path = str(self.checkpoint_path)
+        trainer = self.options.trainer
+        wrong = [
+            f"--trainer.{name}: expected 1 or more, or -1 for no limit; found {trainer[name]}"
+            for name in ("max_epochs", "max_steps")
+            if trainer[name] == 0 or (trainer[name] or 0) < -1
+        ]
+        if wrong:
+            raise RequestError("; ".join(wrong))
+        if trainer.accelerator == "auto" and torch.backends.mps.is_available():
+            # Apple's GPU has no float64.
+            trainer.accelerator = "cpu" if trainer.precision == "64-true" else "auto"
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and Trainer, and refuse a checkpoint of another shape."""
+        try:
+            super().instantiate_classes()
+        except RequestError:
+            raise
+        except MisconfigurationException as error:
+            asked = self.options.trainer.accelerator
+            raise RequestError(
+                f"{one_line(str(error))} (found --trainer.accelerator {asked}, "
+                f"--trainer.devices {self.options.trainer.devices}); use --trainer.accelerator cpu"
+                if "backend" in str(error) or "accelerator" in str(error).lower()
+                else one_line(str(error))
+            ) from error
+        except (argparse.ArgumentError, ValueError, TypeError, AttributeError) as error:
+            raise RequestError(one_line(str(error))) from error
+        if self.checkpoint_path:
+            checkpoint.check_shapes(self.checkpoint_path, self.checkpoint, self.model)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer with our callbacks beside those that the user asked for."""
+        self.fit_intervals()
+        options = self.options.trainer
+        if options.logger in (None, True):
+            kwargs["logger"] = self.default_logger()
+        elif options.logger is False:
+            self.save_config_callback = None  # there is no log directory to save it in
+        init = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        given = init.trainer.callbacks or []
+        self.trainer_defaults["callbacks"] = self.callbacks(
+            given if isinstance(given, list) else [given]
+        )
+        for name in ("check_val_every_n_epoch", "log_every_n_steps", "accelerator"):
+            kwargs[name] = options[name]
+        return super().instantiate_trainer(**kwargs)
+
+    def fit_intervals(self) -> None:
+        """Log, validate and save as often as fits the length of the run, where nothing was said."""
+        options = self.options.trainer
+        epochs = max(options.max_epochs or 0, 0)
+        if options.check_val_every_n_epoch is None and options.val_check_interval is None:
+            options.check_val_every_n_epoch = max(1, epochs // CHECKS_PER_RUN)
+        steps = epochs * getattr(self.datamodule, "steps_per_epoch", 0)
+        if options.max_steps > 0:
+            steps = min(steps or options.max_steps, options.max_steps)
+        if options.log_every_n_steps is None and steps:
+            options.log_every_n_steps = max(1, steps // POINTS_PER_CURVE)
+
+    def default_logger(self) -> Logger:
+        """Log for TensorBoard into `lightning_logs/version_N`."""
+        return TensorBoardLogger(self.runs.parent, self.runs.name, default_hp_metric=False)
+
+    def callbacks(self, given: list[Callback]) -> list[Callback]:
+        """Return what every run gets; a bar or checkpoints of the user's own replace ours."""
+        options = self.options.trainer
+        own_bar = any(isinstance(c, ProgressBar) for c in given)
+        bar = [TrainingBar()] if options.enable_progress_bar is not False and not own_bar else []
+        if self.subcommand == "predict":
+            return [PredictionWriter(), *bar]
+        # Lightning spends a twentieth of a bare step on each callback, so there is none to spare.
+        mine: list[Callback] = [StopWhenNotFinite(), Scalars(), Report()]
+        if self.options.crosscheck != "off":
+            mine.insert(1, CrossCheck(on_failure=self.options.crosscheck))
+        own_saver = any(isinstance(c, ModelCheckpoint) for c in given)
+        if options.enable_checkpointing is not False and not own_saver:
+            mine.append(ModelCheckpoint(filename="{step}", save_last=True))
+        return [*mine, *bar]
+
+    def after_fit(self) -> None:
+        """Leave the end of the training as `last.ckpt`."""
+        checkpoint.save_last(self.trainer)
+
+    def before_fit(self) -> None:
+        """Refuse a log directory that cannot be written or holds another run."""
+        if (
+            not self.trainer.loggers
+            or not self.trainer.log_dir
+            or self.options.trainer.fast_dev_run
+        ):
+            return
+        directory = Path(self.trainer.log_dir)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(
+                f"log directory: expected to create {directory}, found {error.strerror}; "
+                "choose another with --trainer.default_root_dir"
+            ) from error
+        if (directory / "config.yaml").exists():
+            raise RequestError(
+                f"log directory: expected a new one, found the run {directory}; choose another "
+                "version or leave the version out"
+            )
+
+    before_validate = before_test = before_predict = before_fit
+
+    def _requested_checkpoint(self) -> Path | None:
+        """Return the file that --ckpt_path asks for; a line is needed to do anything but fit."""
+        if not self.subcommand:
+            return None
+        asked = self.options.get("ckpt_path")
+        if asked is None and self.subcommand != "fit":
+            asked = checkpoint.LAST
+        return (
+            checkpoint.find_last(self.runs) if asked == checkpoint.LAST else asked and Path(asked)
+        )
+
+
+class CompareCLI(TruelineCLI):
+    """`trueline compare`: the options of `fit`, for a training beside three others."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(args, run=False, prog="trueline compare")
+
+    def default_logger(self) -> Logger:
+        """Log into `lightning_logs/compare_N/4-lightning`, beside the other rungs."""
+        taken = [int(p.name[8:]) for p in self.runs.glob("compare_*") if p.name[8:].isdigit()]
+        folder = f"compare_{max(taken, default=-1) + 1}"
+        return TensorBoardLogger(self.runs, folder, version="4-lightning", default_hp_metric=False)
+
+    def callbacks(self, given: list[Callback]) -> list[Callback]:
+        """Return those of fit but its report: compare prints a table of its own."""
+        return [c for c in super().callbacks(given) if not isinstance(c, Report)]

@@ -1,0 +1,45 @@
+"""Writes predictions beside their inputs, as CSV."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class PredictionWriter(Callback):
+    """Writes `predictions.csv` into the log directory, batch by batch.
+
+    The columns are the features, `X` or `X_0`, `X_1` and so on, and `prediction`.
+    """
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the file."""
+        self.path = Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # "x": a file of an earlier run is not overwritten.
+        self._file = self.path.open("x", newline="", encoding="utf-8")
+        self._rows = csv.writer(self._file, lineterminator="\n")
+        self._header_due = True
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write one batch."""
+        X = batch[0].tolist()
+        if self._header_due:
+            names = ["X"] if len(X[0]) == 1 else [f"X_{j}" for j in range(len(X[0]))]
+            self._rows.writerow([*names, "prediction"])
+            self._header_due = False
+        self._rows.writerows([*x, p] for x, p in zip(X, outputs.tolist(), strict=True))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the file and say where it is."""
+        self._file.close()
+        print(f"predictions written to {self.path}")

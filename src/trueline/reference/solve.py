@@ -1,0 +1,132 @@
+"""Closed forms to compare with: the least-squares line, and the largest stable learning rate."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from trueline.reference.linear import Array
+
+
+class Line(NamedTuple):
+    """The parameters of `X·weight + bias`: shapes (n_features,) and ()."""
+
+    weight: Array
+    bias: Array
+
+
+def least_squares(X: ArrayLike, y: ArrayLike, l2: float = 0.0, weight_decay: float = 0.0) -> Line:
+    """Minimise `mean(r²) + l2·Σweight² + weight_decay/2·(Σweight² + bias²)` exactly.
+
+    This is the article's "matrix calculation". It factors `[X 1]`, under which a row is put for
+    each penalised parameter, by QR and solves the triangle; XᵀX, whose condition number is the
+    square of that of X, is never formed.
+
+    Args:
+        X: Features, shape (n_samples, n_features).
+        y: Targets, shape (n_samples,).
+        l2: Strength of the L2 penalty on the weights, ≥ 0.
+        weight_decay: As in SGD: its gradient is weight_decay·θ, for the weights and the bias.
+
+    Returns:
+        The minimiser.
+
+    Raises:
+        ValueError: When the columns of `[X 1]` are linearly dependent, so that there is no single
+            minimiser.
+
+    References:
+        Higham, "Accuracy and Stability of Numerical Algorithms" (2002), section 20.2.
+
+    Example:
+        >>> from trueline.reference import article
+        >>> line = least_squares(article.X, article.y)
+        >>> line.weight.round(8), line.bias.round(8)
+        (array([1.81878822]), np.float64(36.64702613))
+    """
+    X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
+    n_samples, n_features = X.shape
+    A = np.column_stack([X, np.ones(n_samples)])
+    strength = np.full(n_features + 1, weight_decay / 2)
+    strength[:-1] += l2
+    penalised = np.diag(np.sqrt(n_samples * strength))[strength > 0]
+    A = np.vstack([A, penalised])
+    target = np.concatenate([y, np.zeros(len(penalised))])
+    if np.linalg.matrix_rank(A) <= n_features:
+        raise ValueError(
+            f"expected linearly independent columns in [X 1]; found rank "
+            f"{np.linalg.matrix_rank(A)} for {n_features + 1} columns over {n_samples} rows; "
+            "remove constant or collinear columns, or give an L2 penalty"
+        )
+    Q, R = np.linalg.qr(A)
+    solution = np.linalg.solve(R, Q.T @ target)
+    return Line(solution[:-1], np.asarray(solution[-1]))
+
+
+def simple_regression(x: ArrayLike, y: ArrayLike) -> Line:
+    """Fit one input: `weight = cov(x, y)/var(x)`, `bias = mean(y) − weight·mean(x)`.
+
+    Args:
+        x: One feature, shape (n_samples,) or (n_samples, 1).
+        y: Targets, shape (n_samples,).
+
+    Returns:
+        The least-squares line.
+
+    Example:
+        >>> line = simple_regression([0.0, 1.0, 2.0], [1.0, 3.0, 5.0])
+        >>> line.weight, line.bias
+        (array([2.]), array(1.))
+    """
+    x, y = np.asarray(x, np.float64).reshape(-1), np.asarray(y, np.float64)
+    dx, dy = x - x.mean(), y - y.mean()
+    weight = np.mean(dx * dy) / np.mean(dx * dx)
+    return Line(np.array([weight]), np.asarray(y.mean() - weight * x.mean()))
+
+
+def correlation(x: ArrayLike, y: ArrayLike) -> float:
+    """Pearson's correlation of one feature with the target, in [−1, 1].
+
+    Example:
+        >>> round(correlation([0.0, 1.0, 2.0], [1.0, 3.0, 2.0]), 12)
+        0.5
+    """
+    x, y = np.asarray(x, np.float64).reshape(-1), np.asarray(y, np.float64)
+    dx, dy = x - x.mean(), y - y.mean()
+    return float(np.sum(dx * dy) / np.sqrt(np.sum(dx * dx) * np.sum(dy * dy)))
+
+
+def largest_stable_lr(
+    X: ArrayLike,
+    l2: float = 0.0,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+) -> float:
+    """Return the learning rate above which full-batch SGD diverges: `2/λmax` for plain SGD.
+
+    λmax is the largest eigenvalue of the objective's Hessian `2/n·[X 1]ᵀ[X 1]` plus the penalties.
+    Momentum raises the limit to `2(1 + momentum)/((1 − dampening)·λmax)`, Nesterov's momentum to
+    `2(1 + momentum)/((1 + 2·momentum)·λmax)`: where an eigenvalue of the two-by-two map of
+    (parameter, buffer) along the stiffest direction reaches −1.
+
+    References:
+        Polyak, "Some methods of speeding up the convergence of iteration methods" (1964).
+
+    Example:
+        >>> from trueline.reference import article
+        >>> round(largest_stable_lr(article.X), 6)
+        0.004938
+    """
+    X = np.asarray(X, np.float64)
+    n_samples, n_features = X.shape
+    A = np.column_stack([X, np.ones(n_samples)])
+    penalty = np.full(n_features + 1, weight_decay)
+    penalty[:-1] += 2 * l2
+    curvature = float(np.linalg.eigvalsh(2 / n_samples * A.T @ A + np.diag(penalty))[-1])
+    if nesterov:
+        return 2 * (1 + momentum) / ((1 + 2 * momentum) * curvature)
+    if momentum:
+        return 2 * (1 + momentum) / ((1 - dampening) * curvature)
+    return 2 / curvature

@@ -1,0 +1,204 @@
+"""The end of a run: `result.json`, and the same as a short table."""
+
+import json
+import math
+import os
+import platform
+import time
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+
+import trueline
+from trueline import tensorboard
+from trueline.crosscheck import CrossCheck
+from trueline.data import RegressionData
+from trueline.reference import mean_squared_error, predict
+from trueline.reference.solve import Line, correlation, least_squares
+
+CONVERGED_WITHIN = 1e-6
+"""A run has converged when its predictions are, in root mean square, this close to those of the
+closed form, as a fraction of the spread of y: six digits of the line are then right."""
+
+
+class Report(Callback):
+    """Writes `result.json` into the log directory at the end of training, and prints it.
+
+    A run that fails a check leaves a `result.json` too, with `error` saying why.
+    """
+
+    def __init__(self) -> None:
+        self.result: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+        self._validating = 0.0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock: validation is not training."""
+        self._validation_start = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock again."""
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._validating += time.perf_counter() - self._validation_start
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the result of a training that ran to its end."""
+        self._write(trainer, pl_module, error=None)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Write the result of a training that failed after it had started."""
+        if hasattr(self, "_start"):
+            self._write(trainer, pl_module, error=str(exception))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the table, last."""
+        if self.result is not None and self.result["error"] is None:
+            print_table(self.result)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, error: str | None) -> None:
+        seconds = time.perf_counter() - self._start - self._validating
+        self.result = summarise(trainer, pl_module) | {"seconds": seconds, "error": error}
+        if not trainer.is_global_zero:
+            return
+        loss, check = self.result["loss"], self.result["crosscheck"]
+        if loss is not None:
+            metrics = {"final/loss": loss}
+            if check:
+                metrics["final/worst_ratio"] = check["worst_ratio"]
+            tensorboard.log_final(trainer, pl_module, loss, metrics)
+        if self.result["log_dir"]:
+            text = json.dumps(_jsonable(self.result), indent=2, allow_nan=False)
+            (Path(self.result["log_dir"]) / "result.json").write_text(text + "\n", "utf-8")
+
+
+def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    """Say what a run came to.
+
+    Returns:
+        The entries of `result.json` but `seconds` and `error`. What is not known is None: the
+        closed form under an L1 penalty, say, or the correlation of several features.
+    """
+    h: Any = pl_module.hparams
+    parameters = {n: p.detach().cpu().double().numpy() for n, p in pl_module.named_parameters()}
+    trained = Line(parameters["weight"], parameters["bias"])
+    check = next((c for c in trainer.callbacks if isinstance(c, CrossCheck)), None)  # type: ignore[attr-defined]
+    return {
+        "weight": _plain(trained.weight),
+        "bias": _plain(trained.bias),
+        **_fit(getattr(trainer, "datamodule", None), trained, h),
+        "steps": trainer.global_step,
+        "epochs": trainer.current_epoch,
+        "lr": h.lr,
+        "log_dir": os.path.normpath(trainer.log_dir)
+        if trainer.logger and trainer.log_dir
+        else None,
+        "crosscheck": check.report() if check else None,
+        "environment": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+            "trueline": trueline.__version__,
+            "accelerator": trainer.strategy.root_device.type,
+            "precision": str(trainer.precision),
+            "devices": trainer.world_size,
+        },
+    }
+
+
+def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
+    """Hold the trained line against the data and against the closed form."""
+    names = ("loss", "n_samples", "n_features", "correlation", "converged", "closed_form")
+    fit: dict[str, Any] = dict.fromkeys(names)
+    if not isinstance(data, RegressionData):
+        return fit
+    X, y = data.X.double().numpy(), data.y.double().numpy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        fit |= {"loss": mean_squared_error(X, y, *trained)}
+    fit |= {"n_samples": data.n_samples, "n_features": data.n_features}
+    if data.n_features == 1 and np.ptp(X) > 0 and np.ptp(y) > 0:
+        fit["correlation"] = correlation(X, y)
+    if h.l1:
+        return fit
+    try:
+        best = least_squares(X, y, h.l2, h.weight_decay)
+    except ValueError:
+        return fit  # collinear columns: no single line to compare with
+    with np.errstate(over="ignore", invalid="ignore"):
+        distance = np.sqrt(np.mean((predict(X, *trained) - predict(X, *best)) ** 2))
+    return fit | {
+        "converged": bool(distance <= CONVERGED_WITHIN * (np.std(y) or 1.0)),
+        "closed_form": {
+            "weight": _plain(best.weight),
+            "bias": _plain(best.bias),
+            "loss": mean_squared_error(X, y, *best),
+        },
+    }
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Print a result: the line beside its closed form, and how it came about."""
+    best = result["closed_form"] or {}
+    print(f"\n{'':<12}{'trained':>14}" + (f"{'closed form':>16}" if best else ""))
+    for name in ("weight", "bias", "loss"):
+        found, expected = _entries(result[name]), _entries(best.get(name))
+        for i, (value, target) in enumerate(zip_longest(found, expected)):
+            label = f"{name}[{i}]" if len(found) > 1 else name
+            print(f"{label:<12}{_number(value):>14}{_number(target):>16}".rstrip())
+    check, n_samples = result["crosscheck"], result["n_samples"]
+    converged = {True: "yes", False: "not yet: train for more epochs", None: None}
+    facts = {
+        "rows": f"{n_samples:,}" if n_samples else None,
+        "correlation": _number(result["correlation"]) or None,
+        "training": f"{result['epochs']:,} epochs, {result['steps']:,} steps, lr {result['lr']:g}, "
+        f"{result['seconds']:.1f} s",
+        "converged": converged[result["converged"]],
+        "cross-check": _verdict(check) if check else "off",
+        "log directory": result["log_dir"],
+    }
+    print()
+    for name, fact in facts.items():
+        if fact is not None:
+            print(f"{name:<16}{fact}")
+
+
+def _verdict(check: dict[str, Any]) -> str:
+    if not check["passed"]:
+        return f"FAILED: {check['first_failure']}"
+    return (
+        f"passed: {check['steps_checked']:,} steps compared with NumPy, "
+        f"at most {check['worst_ratio']:.2f} of the rounding bound apart"
+    )
+
+
+def _plain(value: NDArray[np.float64]) -> Any:
+    """Return a number where there is one entry, else a list."""
+    return value.item() if value.size == 1 else value.tolist()
+
+
+def _entries(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6f}" if 1e-3 <= abs(value) < 1e6 else f"{value:.6g}"
+
+
+def _jsonable(value: Any) -> Any:
+    """Replace what JSON has no word for: nan and infinities become null."""
+    if isinstance(value, dict):
+        return {key: _jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_jsonable(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
