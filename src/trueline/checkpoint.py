@@ -46,10 +46,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a file it cannot read
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RequestError(
-            f"ckpt_path: {path} is not a checkpoint that can be read, or is cut short ({reason}); "
-            "use another one"
+            f"ckpt_path: expected a checkpoint, found in {path} what cannot be read as one: a file "
+            "cut short, of another kind, or holding more than tensors and plain values; use another"
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise RequestError(

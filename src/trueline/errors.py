@@ -19,9 +19,8 @@ class CheckFailed(RuntimeError):  # noqa: N818 - it is a verdict, not an error i
 
 
 _NOISE = re.compile(
-    r"Does not validate|Subtypes:|Errors:|Given value type:|Given value: (NestedArg|Namespace)"
-    r"|Problem with given class_path|Expected a <class 'NoneType'>|Expected a Path"
-    r"|Expected a path but"
+    r"Does not validate|Subtypes:|Errors:|Given value type:|Given value: (NestedArg|Namespace)|"
+    r"Problem with given class_path|Expected a <class 'NoneType'>|Expected a path"
 )
 
 
@@ -30,12 +29,19 @@ def one_line(message: str) -> str:
 
     Example:
         >>> one_line('Parser key "model.lr":\n Expected a <class \'float\'>. Got value: abc')
-        '--model.lr: expected a float; found abc'
+        '--model.lr: expected float; found abc'
     """
-    lines = [line.strip().lstrip("- ") for line in message.strip().splitlines()]
-    lines = [line.rstrip(".") for line in lines if line and not _NOISE.match(line)]
-    text = "; ".join(lines)
-    text = re.sub(r'Parser key "([^"]+)":(; | )?', r"--\1: ", text)
-    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
-    text = re.sub(r"[.;] (?:Got value|Given value): ", "; found ", text)
-    return text.replace("Expected", "expected")
+    lines = [line.strip().removeprefix("- ") for line in message.strip().splitlines()]
+    text = "; ".join(line.rstrip(".") for line in lines if line and not _NOISE.match(line))
+    for pattern, plain in (
+        (r'Parser key "([^"]+)":; Parser key "([^"]+)":', r'Parser key "\1.\2":'),
+        (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),  # a class by its name
+        (r"typing\.Literal\[(.*?)\]", r"\1"),  # choices by themselves
+        (r"Expected a ", "expected "),
+        (r"; expected ", " or "),
+        (r"[.;] (?:Got value|Given value): ", "; found "),
+        (r'Parser key "([^"]+)":(?:; | or )? ?(?:expected )?(.*)', r"--\1: expected \2"),
+        (r": expected (Option|File|No module)", r": \1"),
+    ):
+        text = re.sub(pattern, plain, text)
+    return text

@@ -1,8 +1,10 @@
 """Lightning's CLI with this project's model, data, callbacks and defaults."""
 
 import argparse
+import difflib
 import inspect
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from trueline import checkpoint
 from trueline.compare import compare
 from trueline.crosscheck import CrossCheck
+from trueline.data import DummyData
 from trueline.divergence import StopWhenNotFinite
 from trueline.errors import RequestError, one_line
 from trueline.module import LinearRegression
@@ -87,6 +90,7 @@ class TruelineCLI(LightningCLI):
     def __init__(self, args: list[str], run: bool = True, prog: str = "trueline") -> None:
         self.parsers: list[LightningArgumentParser] = []
         self.checkpoint_path: Path | None = None
+        self.subcommand: str | None = args[0] if run else None
         # Errors come here as exceptions, and no option may be abbreviated: that hides typos.
         strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         kwargs = {"prog": prog, "usage": f"{prog} [OPTIONS]", "description": DATA_OPTIONS, **strict}
@@ -149,7 +153,7 @@ class TruelineCLI(LightningCLI):
         except RequestError:
             raise
         except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
-            raise RequestError(f"{one_line(str(error))}; see --help") from error
+            raise RequestError(self._with_remedy(one_line(str(error)))) from error
         if self.subcommand:
             # Lightning would parse the checkpoint next, and let its values win over typed ones.
             self.options.ckpt_path = None
@@ -177,13 +181,13 @@ class TruelineCLI(LightningCLI):
         except RequestError:
             raise
         except MisconfigurationException as error:
-            asked = self.options.trainer.accelerator
-            raise RequestError(
-                f"{one_line(str(error))} (found --trainer.accelerator {asked}, "
-                f"--trainer.devices {self.options.trainer.devices}); use --trainer.accelerator cpu"
-                if "backend" in str(error) or "accelerator" in str(error).lower()
-                else one_line(str(error))
-            ) from error
+            message, asked = one_line(str(error)), self.options.trainer.accelerator
+            if "backend found" in message or "can not run on your system" in message:
+                message = (
+                    f"--trainer.accelerator {asked}: expected such a device on this machine, found "
+                    "none; use --trainer.accelerator cpu or auto"
+                )
+            raise RequestError(message) from error
         except (argparse.ArgumentError, ValueError, TypeError, AttributeError) as error:
             raise RequestError(one_line(str(error))) from error
         if self.checkpoint_path:
@@ -196,7 +200,9 @@ class TruelineCLI(LightningCLI):
         if options.logger in (None, True):
             kwargs["logger"] = self.default_logger()
         elif options.logger is False:
-            self.save_config_callback = None  # there is no log directory to save it in
+            # Without a log directory there is no place of this run's own for its files.
+            self.save_config_callback = None
+            kwargs["enable_checkpointing"] = options.enable_checkpointing or False
         init = self.config_init[self.subcommand] if self.subcommand else self.config_init
         given = init.trainer.callbacks or []
         self.trainer_defaults["callbacks"] = self.callbacks(
@@ -234,7 +240,8 @@ class TruelineCLI(LightningCLI):
         if self.options.crosscheck != "off":
             mine.insert(1, CrossCheck(on_failure=self.options.crosscheck))
         own_saver = any(isinstance(c, ModelCheckpoint) for c in given)
-        if options.enable_checkpointing is not False and not own_saver:
+        saves = options.enable_checkpointing is not False and options.logger is not False
+        if saves and not own_saver:
             mine.append(ModelCheckpoint(filename="{step}", save_last=True))
         return [*mine, *bar]
 
@@ -265,6 +272,21 @@ class TruelineCLI(LightningCLI):
             )
 
     before_validate = before_test = before_predict = before_fit
+
+    def _with_remedy(self, message: str) -> str:
+        """Add what to do to an option parser's error: the option meant, or where to look."""
+        data = {f"data.{name}" for name in inspect.signature(DummyData).parameters}
+        known = {*self.parsers[0].get_defaults().keys(), *data, "ckpt_path"}
+        typed = re.search(r"arguments: --([\w.]+)|option '([\w.]+)'|Option '(\w+)'", message)
+        if typed:
+            name = typed[1] or typed[2] or f"data.{typed[3]}"
+            if close := difflib.get_close_matches(name, known, n=1):
+                return f"{message}; did you mean --{close[0]}?"
+        if message.startswith("--data:"):
+            return (
+                f"{message}; give the name of a data class, such as DummyData, or its import path"
+            )
+        return f"{message}; see trueline {self.subcommand or 'compare'} --help"
 
     def _requested_checkpoint(self) -> Path | None:
         """Return the file that --ckpt_path asks for; a line is needed to do anything but fit."""

@@ -98,7 +98,7 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         "bias": _plain(trained.bias),
         **_fit(getattr(trainer, "datamodule", None), trained, h),
         "steps": trainer.global_step,
-        "epochs": trainer.current_epoch,
+        "epochs": _whole_epochs(trainer),
         "lr": h.lr,
         "log_dir": os.path.normpath(trainer.log_dir)
         if trainer.logger and trainer.log_dir
@@ -115,6 +115,14 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
             "devices": trainer.world_size,
         },
     }
+
+
+def _whole_epochs(trainer: Trainer) -> int:
+    """Count passes over the data; Lightning counts one that was cut short as a whole one."""
+    if not 0 < trainer.num_training_batches < math.inf:
+        return trainer.current_epoch
+    steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return trainer.global_step // steps
 
 
 def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:

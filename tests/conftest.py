@@ -1,0 +1,74 @@
+"""What all tests share: small Trainers, runs of the command line, and quiet imports."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+# Two test processes on two cores: each keeps to one thread, and results do not depend on it.
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    """Return a maker of Trainers that log, save and print nothing unless told to."""
+
+    def make(**options: Any) -> Trainer:
+        quiet = {
+            "accelerator": "cpu",
+            "precision": "64-true",
+            "max_epochs": 5,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "limit_val_batches": 0,
+            "log_every_n_steps": 1,
+            "default_root_dir": tmp_path,
+        }
+        return Trainer(**(quiet | options))
+
+    return make
+
+
+class Run:
+    """What one call of the command line came to."""
+
+    def __init__(self, process: subprocess.CompletedProcess[str], directory: Path) -> None:
+        self.status = process.returncode
+        self.stdout = process.stdout
+        self.stderr = process.stderr
+        self.directory = directory
+
+    def result(self, version: str = "version_0") -> dict[str, Any]:
+        """Return `result.json` of one version."""
+        text = (self.directory / "lightning_logs" / version / "result.json").read_text()
+        return json.loads(text)
+
+
+@pytest.fixture
+def trueline(tmp_path: Path) -> Callable[..., Run]:
+    """Return a caller of the command `trueline` in a folder of the test's own."""
+
+    def call(*arguments: str, cwd: Path | None = None) -> Run:
+        process = subprocess.run(
+            [sys.executable, "-m", "trueline", *arguments],
+            cwd=cwd or tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        return Run(process, cwd or tmp_path)
+
+    return call
