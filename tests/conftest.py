@@ -12,6 +12,11 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from trueline.cli import main
+
+# Lightning's own calls of what jsonargparse will rename; read by jsonargparse at each call.
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
+
 # Two test processes on two cores: each keeps to one thread, and results do not depend on it.
 torch.set_num_threads(1)
 
@@ -43,10 +48,10 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
 class Run:
     """What one call of the command line came to."""
 
-    def __init__(self, process: subprocess.CompletedProcess[str], directory: Path) -> None:
-        self.status = process.returncode
-        self.stdout = process.stdout
-        self.stderr = process.stderr
+    def __init__(self, status: int, stdout: str, stderr: str, directory: Path) -> None:
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
         self.directory = directory
 
     def result(self, version: str = "version_0") -> dict[str, Any]:
@@ -56,19 +61,38 @@ class Run:
 
 
 @pytest.fixture
-def trueline(tmp_path: Path) -> Callable[..., Run]:
-    """Return a caller of the command `trueline` in a folder of the test's own."""
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Run]:
+    """Return a caller of the command line in this process, in a folder of the test's own."""
 
-    def call(*arguments: str, cwd: Path | None = None) -> Run:
-        process = subprocess.run(
-            [sys.executable, "-m", "trueline", *arguments],
-            cwd=cwd or tmp_path,
+    def call(*arguments: str) -> Run:
+        monkeypatch.chdir(tmp_path)
+        capsys.readouterr()
+        try:
+            status = main(arguments)
+        except SystemExit as stop:  # --help and --print_config end so
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Run(status, captured.out, captured.err, tmp_path)
+
+    return call
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Callable[..., Run]:
+    """Return a caller of `python -m MODULE ...` as a process of its own: slower, but for real."""
+
+    def call(module: str, *arguments: str, cwd: Path = tmp_path) -> Run:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=cwd,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             timeout=280,
             check=False,
         )
-        return Run(process, cwd or tmp_path)
+        return Run(done.returncode, done.stdout, done.stderr, cwd)
 
     return call
