@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from trueline.errors import CheckFailed, RequestError
@@ -115,11 +116,7 @@ class CrossCheck(Callback):
         self.reference = reference
         self.optimizer = optimizer
         self.on_failure = on_failure
-        self.steps_checked = 0
-        self.worst_ratio = 0.0
-        self._worst_since_log = 0.0
-        self.first_failure: Failure | None = None
-        self.nothing_learned: str | None = None
+        self._forget()
 
     def report(self) -> dict[str, Any]:
         """Return the verdict: `passed`, `steps_checked`, `worst_ratio` and `first_failure`."""
@@ -130,6 +127,17 @@ class CrossCheck(Callback):
             "worst_ratio": self.worst_ratio,
             "first_failure": failure,
         }
+
+    def _forget(self) -> None:
+        self.steps_checked = 0
+        self.worst_ratio = 0.0
+        self._worst_since_log = 0.0
+        self.first_failure: Failure | None = None
+        self.nothing_learned: str | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier training."""
+        self._forget()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the reference up, or refuse what it cannot follow."""
@@ -178,6 +186,12 @@ class CrossCheck(Callback):
         compared = [("loss", _array(outputs["loss"]), np.asarray(loss), np.asarray(loss_bound))]
         for name, parameter in self._named:
             before, gradient, bound = self._before[name], gradients[name], gradient_bounds[name]
+            if not before.shape == gradient.shape == bound.shape:
+                raise RequestError(
+                    f"reference: expected a gradient of {name} and a bound on it of shape "
+                    f"{before.shape}, found shapes {gradient.shape} and {bound.shape}; mend the "
+                    "reference given to CrossCheck"
+                )
             buffer = self._buffers[name]
             after, momentum = self._optimizer.step(before, gradient, buffer)
             after_bound, momentum_bound = step_bound(
@@ -199,14 +213,20 @@ class CrossCheck(Callback):
             self._worst_since_log = 0.0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fail a run in which nothing was compared or nothing moved."""
+        """Fail a training in which nothing was compared or nothing moved."""
+        unmoved = all(np.array_equal(value, self._initial[n]) for n, value in self._last.items())
+        if self.steps_checked and unmoved:
+            self._fail_empty(f"some parameter to move in {self.steps_checked} steps, found none")
+        self.on_fit_end(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fail also a training that ended before it began, as one that has no epochs left does."""
         if not self.steps_checked:
-            self.nothing_learned = "expected at least one optimizer step to compare, found none"
-        elif all(np.array_equal(v, self._initial[n]) for n, v in self._last.items()):
-            self.nothing_learned = (
-                f"expected some parameter to move in {self.steps_checked} steps, found none moved"
-            )
-        if self.nothing_learned and self.on_failure == "raise":
+            self._fail_empty("an optimizer step to compare, found none; train for more epochs")
+
+    def _fail_empty(self, expected: str) -> None:
+        self.nothing_learned = f"expected {expected}"
+        if self.on_failure == "raise":
             raise CheckFailed(f"cross-check failed: {self.nothing_learned}")
 
     def _parameters(self) -> dict[str, Array]:
@@ -217,8 +237,6 @@ class CrossCheck(Callback):
         found = np.concatenate([quantity[1].ravel() for quantity in quantities])
         expected = np.concatenate([quantity[2].ravel() for quantity in quantities])
         bound = np.concatenate([quantity[3].ravel() for quantity in quantities])
-        if not found.size == expected.size == bound.size:
-            raise RequestError(_wrong_shapes(quantities))
         # The smallest normal number keeps 0/0 a 0 and takes underflow in.
         ratios = np.abs(found - expected) / (bound + TINY)
         worst = float(ratios.max())  # nan where there is one
@@ -231,6 +249,7 @@ class CrossCheck(Callback):
             self.first_failure = _first_failure(self.steps_checked + 1, quantities)
             if self.on_failure == "raise":
                 raise CheckFailed(f"cross-check failed: {self.first_failure}")
+            rank_zero_warn(f"cross-check failed: {self.first_failure}")
 
 
 def _first_failure(step: int, quantities: list[Quantity]) -> Failure:
@@ -242,17 +261,6 @@ def _first_failure(step: int, quantities: list[Quantity]) -> Failure:
             at = [float(array.ravel()[i]) for array in (found, expected, bound)]
             return Failure(step, name, at[0], at[1], at[2], float(ratios[i]))
     raise AssertionError("unreachable: called with a quantity out of its bound")
-
-
-def _wrong_shapes(quantities: list[Quantity]) -> str:
-    """Say which quantities the reference gave in another shape than training has."""
-    wrong = [
-        f"{name}: expected shape {found.shape}, as in training, found {expected.shape} "
-        f"with a bound of shape {bound.shape}"
-        for name, found, expected, bound in quantities
-        if not found.shape == expected.shape == bound.shape
-    ]
-    return f"the cross-check's reference does not fit the module: {'; '.join(wrong)}"
 
 
 def _refusals(trainer: Trainer, reference: Reference | None, optimizer: SGD | None) -> list[str]:
@@ -294,8 +302,9 @@ def _from_hyperparameters(cls: type[T], hyperparameters: Mapping[str, Any]) -> T
 
 
 def _array(tensor: torch.Tensor) -> Array:
-    """Copy a tensor into a float64 array; float32 fits in it exactly."""
-    return tensor.detach().cpu().numpy().astype(np.float64)
+    """Copy a tensor into a float64 array, which holds every narrower number exactly."""
+    array: Array = tensor.detach().to("cpu", torch.float64, copy=True).numpy()
+    return array
 
 
 def _as_arrays(batch: Any, dtype: str) -> Any:

@@ -182,8 +182,11 @@ def print_table(result: dict[str, Any]) -> None:
 
 
 def _verdict(check: dict[str, Any]) -> str:
+    failure = check["first_failure"]
+    if isinstance(failure, dict):
+        return f"FAILED at step {failure['step']}: {failure['quantity']} off by more than rounding"
     if not check["passed"]:
-        return f"FAILED: {check['first_failure']}"
+        return f"FAILED: {failure}"
     return (
         f"passed: {check['steps_checked']:,} steps compared with NumPy, "
         f"at most {check['worst_ratio']:.2f} of the rounding bound apart"

@@ -1,0 +1,233 @@
+"""Trainings with one error each: the cross-check names the first wrong step and the quantity."""
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from trueline.crosscheck import CrossCheck
+from trueline.data import RegressionData
+from trueline.errors import CheckFailed
+from trueline.module import LinearRegression
+
+X = torch.arange(1, 13).reshape(6, 2)
+y = torch.tensor([3, 5, 6, 10, 9, 14])
+
+
+class GradientHalved(LinearRegression):
+    def on_after_backward(self) -> None:
+        self.weight.grad *= 0.5
+
+
+class LossHalved(LinearRegression):
+    def loss(self, batch: Any) -> torch.Tensor:
+        return 0.5 * super().loss(batch)
+
+
+class SumForMean(LinearRegression):
+    def loss(self, batch: Any) -> torch.Tensor:
+        return super().loss(batch) * len(batch[1])
+
+
+class LearningRateOff(LinearRegression):
+    def off_by_a_thousandth(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"] * 1.001)
+
+    configure_optimizers = off_by_a_thousandth
+
+
+class BiasFrozen(LinearRegression):
+    def __init__(self, **hyperparameters: Any) -> None:
+        super().__init__(**hyperparameters)
+        self.bias.requires_grad_(False)
+
+
+class BiasLeftOut(LinearRegression):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        defaults = super().configure_optimizers().defaults
+        return torch.optim.SGD([self.weight], **defaults)
+
+
+class GradientNotZeroed(LinearRegression):
+    def optimizer_zero_grad(self, *_: Any) -> None:
+        pass
+
+
+class TargetsBroadcast(LinearRegression):
+    def loss(self, batch: Any) -> torch.Tensor:
+        X, y = batch
+        return ((self(X) - y[:, None]) ** 2).mean()
+
+
+class TargetAltered(LinearRegression):
+    def loss(self, batch: Any) -> torch.Tensor:
+        X, y = batch
+        y = y.double()
+        y[0] *= 1.01
+        return super().loss((X, y))
+
+
+class LastRowDropped(LinearRegression):
+    def loss(self, batch: Any) -> torch.Tensor:
+        return super().loss((batch[0][:-1], batch[1][:-1]))
+
+
+class StaleBatch(LinearRegression):
+    def loss(self, batch: Any) -> torch.Tensor:
+        self.stale, batch = batch, getattr(self, "stale", batch)
+        return super().loss(batch)
+
+
+class PenaltyOnBias(LinearRegression):
+    def penalty(self) -> torch.Tensor:
+        return super().penalty() + self.hparams["l2"] * self.bias**2
+
+
+class PenaltyForgotten(LinearRegression):
+    def penalty(self) -> torch.Tensor:
+        return super().penalty() * 0
+
+
+class LowerPrecision(LinearRegression):
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        low = self.weight.bfloat16() if self.weight.dtype == torch.float32 else self.weight.float()
+        return X.to(low.dtype) @ low + self.bias
+
+
+class MomentumReset(LinearRegression):
+    def on_train_batch_end(self, *_: Any) -> None:
+        for state in self.trainer.optimizers[0].state.values():
+            state["momentum_buffer"].zero_()
+
+
+class OptimizerOption(LinearRegression):
+    """Trains with another value of one option than its hyperparameters say."""
+
+    option: tuple[str, Any]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = super().configure_optimizers()
+        name, value = self.option
+        optimizer.defaults[name] = optimizer.param_groups[0][name] = (
+            value  # as if given at the start
+        )
+        return optimizer
+
+
+class MomentumForgotten(OptimizerOption):
+    option = ("momentum", 0.0)
+
+
+class DampeningForgotten(OptimizerOption):
+    option = ("dampening", 0.0)
+
+
+class NesterovForgotten(OptimizerOption):
+    option = ("nesterov", False)
+
+
+class DecayTwice(OptimizerOption):
+    option = ("weight_decay", 0.2)
+
+
+MOMENTUM = {"momentum": 0.9}
+PLANTED = [
+    (GradientHalved, {}, 1, "gradient of weight"),
+    (LossHalved, {}, 1, "loss"),
+    (SumForMean, {}, 1, "loss"),
+    (LearningRateOff, {}, 1, "weight"),
+    (BiasFrozen, {}, 1, "gradient of bias"),
+    (BiasLeftOut, {}, 1, "bias"),
+    (GradientNotZeroed, {}, 2, "gradient of weight"),
+    (TargetsBroadcast, {}, 1, "loss"),
+    (TargetAltered, {}, 1, "loss"),
+    (LastRowDropped, {}, 1, "loss"),
+    (StaleBatch, {}, 2, "loss"),
+    (PenaltyOnBias, {"l2": 0.1}, 1, "loss"),
+    (PenaltyForgotten, {"l1": 0.1}, 1, "loss"),
+    (LowerPrecision, {}, 1, "loss"),
+    (MomentumReset, MOMENTUM, 2, "weight"),
+    (MomentumForgotten, MOMENTUM, 1, "momentum of weight"),
+    (DampeningForgotten, {"momentum": 0.9, "dampening": 0.5}, 2, "weight"),
+    (NesterovForgotten, {"momentum": 0.9, "nesterov": True}, 1, "weight"),
+    (DecayTwice, {"weight_decay": 0.1}, 1, "weight"),
+]
+
+
+def train(make_trainer: Any, model: LinearRegression, precision: str, *callbacks: Callback) -> Any:
+    check = CrossCheck()
+    trainer = make_trainer(precision=precision, callbacks=[check, *callbacks])
+    try:
+        trainer.fit(model, datamodule=RegressionData(X, y, batch_size=3))
+    except CheckFailed as failure:
+        return check, str(failure)
+    return check, None
+
+
+@pytest.mark.parametrize("precision", ["64-true", "32-true"])
+@pytest.mark.parametrize(
+    ("model", "options", "step", "quantity"), PLANTED, ids=[row[0].__name__ for row in PLANTED]
+)
+def test_crosscheck_catches_planted_bug(
+    make_trainer: Any, model: Any, options: Any, step: int, quantity: str, precision: str
+) -> None:
+    torch.manual_seed(1)
+    healthy = LinearRegression(n_features=2, **options)
+    check, message = train(make_trainer, healthy, precision)
+    assert message is None
+    assert check.report()["passed"]
+    assert check.steps_checked == 10
+
+    torch.manual_seed(1)
+    check, message = train(make_trainer, model(n_features=2, **options), precision)
+    assert message is not None, f"worst ratio {check.worst_ratio}"
+    assert f"{quantity} at step {step}:" in message
+    report = check.report()
+    assert not report["passed"]
+    assert report["worst_ratio"] > 1
+    assert (report["first_failure"]["step"], report["first_failure"]["quantity"]) == (
+        step,
+        quantity,
+    )
+
+
+class Nudge(Callback):
+    """Moves a parameter by one rounding between two steps."""
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: LinearRegression) -> None:
+        with torch.no_grad():
+            pl_module.bias.copy_(torch.nextafter(pl_module.bias, pl_module.bias + 1))
+
+
+def test_crosscheck_catches_parameter_moved_between_steps(make_trainer: Any) -> None:
+    _, message = train(make_trainer, LinearRegression(n_features=2), "64-true", Nudge())
+    assert message is not None
+    assert "bias since the last step at step 3:" in message
+
+
+def _train_bias_never(model: LinearRegression, X: torch.Tensor) -> torch.Tensor:
+    return X.to(model.weight.dtype) @ model.weight + model.bias.detach()
+
+
+@pytest.mark.parametrize(
+    ("hook", "planted", "quantity"),
+    [
+        ("on_after_backward", GradientHalved.on_after_backward, "gradient of weight"),
+        ("configure_optimizers", LearningRateOff.off_by_a_thousandth, "weight"),
+        ("forward", _train_bias_never, "gradient of bias"),
+    ],
+    ids=["gradient halved", "lr 0.1 % off", "bias never updated"],
+)
+def test_fit_with_planted_bug_exits_with_1(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, hook: str, planted: Any, quantity: str
+) -> None:
+    monkeypatch.setattr(LinearRegression, hook, planted)
+    run = cli("fit", "--trainer.max_epochs", "20")
+    assert run.status == 1, run.stdout
+    assert run.stderr.count("\n") == 1
+    assert f"cross-check failed: {quantity} at step 1:" in run.stderr
+    result = run.result()
+    assert result["crosscheck"]["passed"] is False
+    assert result["crosscheck"]["first_failure"]["step"] == 1
+    assert "cross-check failed" in result["error"]
