@@ -18,6 +18,7 @@ from trueline.errors import RequestError
 from trueline.module import LinearRegression
 from trueline.reference import SGD, Trace, mean_squared_error, train
 from trueline.reference.solve import least_squares, simple_regression
+from trueline.tensorboard import log_final
 
 DTYPES = {"64-true": torch.float64, "32-true": torch.float32}
 
@@ -116,7 +117,9 @@ def _rungs(
 
     def train_lightning() -> Trace:
         trainer.fit(model, datamodule=data)
-        return recorder.trace(model.cpu(), data)
+        trace = recorder.trace(model.cpu(), data)
+        log_final(trainer, model, trace.loss[-1], {"final/loss": trace.loss[-1]})
+        return trace
 
     return {
         "1-numpy": lambda: train(data.X.numpy(), data.y.numpy(), [weight], bias, SGD(lr), epochs),

@@ -235,7 +235,7 @@ class TruelineCLI(LightningCLI):
         bar = [TrainingBar()] if options.enable_progress_bar is not False and not own_bar else []
         if self.subcommand == "predict":
             return [PredictionWriter(), *bar]
-        # Lightning spends a twentieth of a bare step on each callback, so there is none to spare.
+        # Each callback, used or not, costs a step 3 % of its time in Lightning: none to spare.
         mine: list[Callback] = [StopWhenNotFinite(), Scalars(), Report()]
         if self.options.crosscheck != "off":
             mine.insert(1, CrossCheck(on_failure=self.options.crosscheck))
