@@ -1,10 +1,8 @@
 """Lightning's CLI with this project's model, data, callbacks and defaults."""
 
 import argparse
-import difflib
 import inspect
 import logging
-import re
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +17,10 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from trueline import checkpoint
 from trueline.compare import compare
 from trueline.crosscheck import CrossCheck
-from trueline.data import DummyData
 from trueline.divergence import StopWhenNotFinite
-from trueline.errors import RequestError, one_line
+from trueline.errors import RequestError
 from trueline.module import LinearRegression
+from trueline.option_errors import one_line, with_remedy
 from trueline.predictions import PredictionWriter
 from trueline.progress_bar import TrainingBar
 from trueline.report import Report
@@ -39,8 +37,8 @@ TRAINER_DEFAULTS = {
 }
 POINTS_PER_CURVE = 500
 """More than a screen shows of a curve, and half of what TensorBoard keeps of one."""
-CHECKS_PER_RUN = 50
-"""Validations, each with a checkpoint: as many as one looks at."""
+CHECKS_PER_RUN = 20
+"""Validations, each with a checkpoint; together they cost a run less than a second."""
 
 DESCRIPTIONS = {
     "fit": "Train w*X + b; with no options, on the article's 15 points.",
@@ -153,7 +151,9 @@ class TruelineCLI(LightningCLI):
         except RequestError:
             raise
         except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
-            raise RequestError(self._with_remedy(one_line(str(error)))) from error
+            known = {*self.parsers[0].get_defaults().keys(), "ckpt_path"}
+            message = with_remedy(one_line(str(error)), known, self.subcommand or "compare")
+            raise RequestError(message) from error
         if self.subcommand:
             # Lightning would parse the checkpoint next, and let its values win over typed ones.
             self.options.ckpt_path = None
@@ -272,21 +272,6 @@ class TruelineCLI(LightningCLI):
             )
 
     before_validate = before_test = before_predict = before_fit
-
-    def _with_remedy(self, message: str) -> str:
-        """Add what to do to an option parser's error: the option meant, or where to look."""
-        data = {f"data.{name}" for name in inspect.signature(DummyData).parameters}
-        known = {*self.parsers[0].get_defaults().keys(), *data, "ckpt_path"}
-        typed = re.search(r"arguments: --([\w.]+)|option '([\w.]+)'|Option '(\w+)'", message)
-        if typed:
-            name = typed[1] or typed[2] or f"data.{typed[3]}"
-            if close := difflib.get_close_matches(name, known, n=1):
-                return f"{message}; did you mean --{close[0]}?"
-        if message.startswith("--data:"):
-            return (
-                f"{message}; give the name of a data class, such as DummyData, or its import path"
-            )
-        return f"{message}; see trueline {self.subcommand or 'compare'} --help"
 
     def _requested_checkpoint(self) -> Path | None:
         """Return the file that --ckpt_path asks for; a line is needed to do anything but fit."""

@@ -46,7 +46,7 @@ class TrainingBar(ProgressBar):
             TextColumn("epoch"),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("{task.fields[rate]:,.0f} steps/s  loss {task.fields[loss]:.6g}"),
+            TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
             console=Console(),
             auto_refresh=False,
@@ -55,8 +55,7 @@ class TrainingBar(ProgressBar):
             "",
             total=self._total(trainer),
             completed=trainer.current_epoch,
-            rate=0.0,
-            loss=float("nan"),
+            status="",
         )
         self._progress.start()
 
@@ -86,7 +85,8 @@ class TrainingBar(ProgressBar):
     def _draw(self, trainer: Trainer, epoch: int, loss: float) -> None:
         rate = (trainer.global_step - self._first_step) / (self._drawn - self._started)
         if self._progress is not None:
-            self._progress.update(self._task, completed=epoch, rate=rate, loss=loss, refresh=True)
+            status = f"{rate:,.0f} steps/s  loss {loss:.6g} "
+            self._progress.update(self._task, completed=epoch, status=status, refresh=True)
         else:
             total = self._total(trainer)
             of = f" of {total:,}" if total else ""

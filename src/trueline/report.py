@@ -165,7 +165,11 @@ def print_table(result: dict[str, Any]) -> None:
             label = f"{name}[{i}]" if len(found) > 1 else name
             print(f"{label:<12}{_number(value):>14}{_number(target):>16}".rstrip())
     check, n_samples = result["crosscheck"], result["n_samples"]
-    converged = {True: "yes", False: "not yet: give more epochs, or with mini-batches a smaller lr", None: None}
+    converged = {
+        True: "yes",
+        False: "not yet: give more epochs, or with mini-batches a smaller lr",
+        None: None,
+    }
     facts = {
         "rows": f"{n_samples:,}" if n_samples else None,
         "correlation": _number(result["correlation"]) or None,
