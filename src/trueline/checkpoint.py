@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from trueline.errors import RequestError
+from trueline.module import LinearRegression
 
 LAST = "last"
 """What `--ckpt_path` takes for the newest run's `last.ckpt`."""
@@ -42,7 +43,8 @@ def load(path: Path) -> dict[str, Any]:
         RequestError: When the file is missing, cannot be read, or is no Lightning checkpoint.
     """
     if not path.is_file():
-        raise RequestError(f"ckpt_path: expected a checkpoint file, found nothing at {path}")
+        found = f"the directory {path}" if path.is_dir() else f"nothing at {path}"
+        raise RequestError(f"ckpt_path: expected a checkpoint file, found {found}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a file it cannot read
@@ -50,11 +52,20 @@ def load(path: Path) -> dict[str, Any]:
             f"ckpt_path: expected a checkpoint, found in {path} what cannot be read as one: a file "
             "cut short, of another kind, or holding more than tensors and plain values; use another"
         ) from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+    parts = checkpoint if isinstance(checkpoint, dict) else {}
+    for part in ("state_dict", "hyper_parameters", "pytorch-lightning_version"):
+        if part not in parts:
+            raise RequestError(
+                f"ckpt_path: {path} has no {part}; expected a checkpoint written by trueline fit"
+            )
+    try:
+        LinearRegression(**parts["hyper_parameters"])
+    except (ValueError, TypeError) as error:
         raise RequestError(
-            f"ckpt_path: {path} has no state_dict; expected a checkpoint written by trueline fit"
-        )
-    return checkpoint
+            f"ckpt_path: expected hyperparameters of LinearRegression, found in {path}: "
+            f"{parts['hyper_parameters']} ({error}); use another"
+        ) from error
+    return parts
 
 
 def check_shapes(path: Path, checkpoint: dict[str, Any], module: LightningModule) -> None:
@@ -63,10 +74,11 @@ def check_shapes(path: Path, checkpoint: dict[str, Any], module: LightningModule
     Raises:
         RequestError: When names or shapes differ.
     """
-    found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    state = dict(checkpoint["state_dict"])
+    found = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    if found != expected:
+    if found != expected or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise RequestError(
-            f"ckpt_path: expected parameters {expected}, as this model and data have; found "
-            f"{found} in {path}; use the data that the checkpoint was trained on"
+            f"ckpt_path: expected a state_dict with tensors of shapes {expected}, as model and "
+            f"data have; found {found} in {path}; use the data that the checkpoint was trained on"
         )

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from trueline.baselines import train_autograd, train_builtin
+from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
 from trueline.errors import RequestError
 from trueline.module import LinearRegression
@@ -24,9 +26,14 @@ DTYPES = {"64-true": torch.float64, "32-true": torch.float32}
 
 
 class TraceRecorder(Callback):
-    """Records loss and parameters at every step of a Lightning training."""
+    """Records loss and parameters before every step of a Lightning training and at its end.
 
-    def __init__(self) -> None:
+    Args:
+        data: Over whose rows the last loss is.
+    """
+
+    def __init__(self, data: RegressionData) -> None:
+        self.data = data
         self.seen: list[tuple[float, float, float]] = []
 
     def on_train_batch_start(
@@ -41,13 +48,46 @@ class TraceRecorder(Callback):
         """Add the loss."""
         self.seen.append((outputs["loss"].item(), *self._before))
 
-    def trace(self, module: LinearRegression, data: RegressionData) -> Trace:
-        """Return the trace, with the loss of the final parameters at its end."""
-        with torch.no_grad():
-            final = module.loss((data.X, data.y)).item()
-        last = (final, *(p.item() for p in module.parameters()))
-        loss, weight, bias = np.array([*self.seen, last]).T
-        return Trace(loss, weight[:, None], bias)
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the state after the last step, and log it."""
+        weight, bias = (p.item() for p in pl_module.parameters())
+        X, y = self.data.X.double().numpy(), self.data.y.double().numpy()
+        loss = mean_squared_error(X, y, np.array([weight]), bias)
+        self.seen.append((loss, weight, bias))
+        log_final(trainer, pl_module, loss, {"final/loss": loss})
+
+
+def check_request(trainer: Trainer, model: LinearRegression, data: Any) -> None:
+    """Refuse, before anything is trained, what not every rung can do.
+
+    Raises:
+        RequestError: Naming every such option.
+    """
+    wrong = []
+    if not isinstance(data, RegressionData) or data.n_features != 1:
+        wrong.append("--data: expected data with one feature, such as DummyData")
+    elif data.batch_size not in (None, data.n_samples):
+        wrong.append(
+            f"--data.batch_size: expected full batch, found {data.batch_size}; leave it out"
+        )
+    plain = {"momentum": 0, "weight_decay": 0, "l1": 0, "l2": 0}
+    wrong += [
+        f"--model.{name}: expected 0, found {model.hparams[name]}; leave it out"
+        for name, value in plain.items()
+        if model.hparams[name] != value
+    ]
+    if str(trainer.precision) not in DTYPES:
+        found = f"found {trainer.precision}"
+        wrong.append(f"--trainer.precision: expected {' or '.join(DTYPES)}, {found}")
+    if not trainer.max_epochs or trainer.max_epochs < 1 or trainer.max_steps != -1:
+        wrong.append("expected --trainer.max_epochs of 1 or more and no --trainer.max_steps")
+    if trainer.world_size > 1:
+        wrong.append(f"--trainer.devices: expected 1, found {trainer.world_size}")
+    if wrong:
+        raise RequestError("compare trains four plain loops: " + "; ".join(wrong))
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, CrossCheck):
+            callback.check_settings(trainer)
 
 
 def compare(trainer: Trainer, model: LinearRegression, data: Any) -> dict[str, Any]:
@@ -63,12 +103,7 @@ def compare(trainer: Trainer, model: LinearRegression, data: Any) -> dict[str, A
 
     Returns:
         The table, as written to `compare_N/compare.json`.
-
-    Raises:
-        RequestError: When an option asks for what not every rung can do.
     """
-    if wrong := _refusals(trainer, model, data):
-        raise RequestError("compare trains four plain loops: " + "; ".join(wrong))
     folder = Path(trainer.log_dir).parent if trainer.logger and trainer.log_dir else None
     rungs = _rungs(trainer, model, data)
     judge: Trace | None = None
@@ -112,14 +147,13 @@ def _rungs(
     weight, bias = model.weight.item(), model.bias.item()
     dtype = DTYPES[str(trainer.precision)]
     x, y = data.X[:, 0].to(dtype), data.y.to(dtype)
-    recorder = TraceRecorder()
+    recorder = TraceRecorder(data)
     trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
 
     def train_lightning() -> Trace:
         trainer.fit(model, datamodule=data)
-        trace = recorder.trace(model.cpu(), data)
-        log_final(trainer, model, trace.loss[-1], {"final/loss": trace.loss[-1]})
-        return trace
+        loss, weight, bias = np.array(recorder.seen).T
+        return Trace(loss, weight[:, None], bias)
 
     return {
         "1-numpy": lambda: train(data.X.numpy(), data.y.numpy(), [weight], bias, SGD(lr), epochs),
@@ -127,31 +161,6 @@ def _rungs(
         "3-mseloss-sgd": lambda: train_builtin(x, y, weight, bias, lr, epochs),
         "4-lightning": train_lightning,
     }
-
-
-def _refusals(trainer: Trainer, model: LinearRegression, data: Any) -> list[str]:
-    """Name the options that ask for more than the article's loops do."""
-    wrong = []
-    if not isinstance(data, RegressionData) or data.n_features != 1:
-        wrong.append("--data: expected data with one feature, such as DummyData")
-    elif data.batch_size not in (None, data.n_samples):
-        wrong.append(
-            f"--data.batch_size: expected full batch, found {data.batch_size}; leave it out"
-        )
-    plain = {"momentum": 0, "weight_decay": 0, "l1": 0, "l2": 0}
-    wrong += [
-        f"--model.{name}: expected 0, found {model.hparams[name]}; leave it out"
-        for name, value in plain.items()
-        if model.hparams[name] != value
-    ]
-    if str(trainer.precision) not in DTYPES:
-        found = f"found {trainer.precision}"
-        wrong.append(f"--trainer.precision: expected {' or '.join(DTYPES)}, {found}")
-    if not trainer.max_epochs or trainer.max_epochs < 1 or trainer.max_steps != -1:
-        wrong.append("expected --trainer.max_epochs of 1 or more and no --trainer.max_steps")
-    if trainer.world_size > 1:
-        wrong.append(f"--trainer.devices: expected 1, found {trainer.world_size}")
-    return wrong
 
 
 def _row(name: str, trace: Trace, judge: Trace) -> dict[str, Any]:
@@ -162,10 +171,19 @@ def _row(name: str, trace: Trace, judge: Trace) -> dict[str, Any]:
         "bias": float(trace.bias[-1]),
         "loss": float(trace.loss[-1]),
         "distance": {
-            quantity: float(np.max(np.abs(found - expected) / np.abs(expected)))
+            quantity: _largest_distance(found, expected)
             for quantity, found, expected in zip(Trace._fields, trace, judge, strict=True)
         },
     }
+
+
+def _largest_distance(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
+    """Return the largest relative distance over all epochs; 0 and 0 are no distance apart."""
+    found = found.reshape(expected.shape)
+    apart = found != expected
+    if not apart.any():
+        return 0.0
+    return float(np.max(np.abs(found - expected)[apart] / np.abs(expected[apart])))
 
 
 def _log(trace: Trace, folder: Path, every: int) -> None:

@@ -139,13 +139,18 @@ class CrossCheck(Callback):
         """Forget an earlier training."""
         self._forget()
 
+    def check_settings(self, trainer: Trainer) -> None:
+        """Refuse, before there is a model, the Trainer's settings that the reference cannot follow.
+
+        Raises:
+            RequestError: Naming all of them.
+        """
+        _refuse(_refused_settings(trainer))
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the reference up, or refuse what it cannot follow."""
-        if refused := _refusals(trainer, self.reference, self.optimizer):
-            raise RequestError(
-                "the cross-check cannot follow " + "; ".join(refused) + "; change that, or train "
-                "without the cross-check (--crosscheck off)"
-            )
+        model = _refused_in_model(trainer, self.reference, self.optimizer)
+        _refuse(_refused_settings(trainer) + model)
         self._reference: Reference = self.reference or _from_hyperparameters(
             LeastSquares, pl_module.hparams
         )
@@ -182,6 +187,12 @@ class CrossCheck(Callback):
         u = UNIT_ROUNDOFF[self._dtype]
         loss, gradients = self._reference.loss_and_gradient(self._before, batch)
         loss_bound, gradient_bounds = self._reference.rounding_bound(self._before, batch, u)
+        if not np.isfinite(loss_bound) and np.isfinite(loss):
+            raise RequestError(
+                "the cross-check expected a batch whose rounding errors can be bounded, found one "
+                f"too long for {self._dtype}; lower --data.batch_size or set --trainer.precision "
+                "64-true"
+            )
         self._last = self._parameters()
         compared = [("loss", _array(outputs["loss"]), np.asarray(loss), np.asarray(loss_bound))]
         for name, parameter in self._named:
@@ -263,8 +274,16 @@ def _first_failure(step: int, quantities: list[Quantity]) -> Failure:
     raise AssertionError("unreachable: called with a quantity out of its bound")
 
 
-def _refusals(trainer: Trainer, reference: Reference | None, optimizer: SGD | None) -> list[str]:
-    """Name each setting that changes the numbers and has no counterpart in the reference yet."""
+def _refuse(refused: list[str]) -> None:
+    if refused:
+        raise RequestError(
+            f"the cross-check cannot follow {'; '.join(refused)}; change that, or train without "
+            "the cross-check (--crosscheck off)"
+        )
+
+
+def _refused_settings(trainer: Trainer) -> list[str]:
+    """Name the Trainer's settings that change the numbers and have no counterpart in NumPy yet."""
     refused = []
     if str(trainer.precision) not in FOLLOWED:
         refused.append(f"precision {trainer.precision} (it follows {' and '.join(FOLLOWED)})")
@@ -274,8 +293,14 @@ def _refusals(trainer: Trainer, reference: Reference | None, optimizer: SGD | No
         refused.append(f"accumulate_grad_batches {trainer.accumulate_grad_batches}")
     if trainer.gradient_clip_val:
         refused.append(f"gradient_clip_val {trainer.gradient_clip_val}")
-    if trainer.lr_scheduler_configs:
-        refused.append("learning rate schedulers")
+    return refused
+
+
+def _refused_in_model(
+    trainer: Trainer, reference: Reference | None, optimizer: SGD | None
+) -> list[str]:
+    """Name what the model and its optimizer do that has no counterpart in NumPy yet."""
+    refused = ["learning rate schedulers"] if trainer.lr_scheduler_configs else []
     optimizers = trainer.optimizers
     if len(optimizers) != 1 or type(optimizers[0]) is not torch.optim.SGD:
         found = ", ".join(type(o).__name__ for o in optimizers) or "none"

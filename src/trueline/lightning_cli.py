@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +16,12 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from trueline import checkpoint
-from trueline.compare import compare
+from trueline.compare import check_request, compare
 from trueline.crosscheck import CrossCheck
 from trueline.divergence import StopWhenNotFinite
 from trueline.errors import RequestError
 from trueline.module import LinearRegression
-from trueline.option_errors import one_line, with_remedy
+from trueline.option_errors import check_configs, check_counts, one_line, with_remedy
 from trueline.predictions import PredictionWriter
 from trueline.progress_bar import TrainingBar
 from trueline.report import Report
@@ -72,8 +73,7 @@ def run(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     try:
         if arguments[0] == "compare":
-            cli = CompareCLI(arguments[1:])
-            compare(cli.trainer, cli.model, cli.datamodule)
+            CompareCLI(arguments[1:]).compare()
         else:
             TruelineCLI(arguments)
     except MisconfigurationException as error:
@@ -137,6 +137,7 @@ class TruelineCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse so that the command line wins over a config, and both over a checkpoint."""
         arguments = list(args)  # type: ignore[arg-type]
+        check_configs(arguments)
         try:
             self.config = parser.parse_args([a for a in arguments if "--print_config" not in a])
             self.subcommand = self.config.get("subcommand")
@@ -151,25 +152,20 @@ class TruelineCLI(LightningCLI):
         except RequestError:
             raise
         except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
-            known = {*self.parsers[0].get_defaults().keys(), "ckpt_path"}
-            message = with_remedy(one_line(str(error)), known, self.subcommand or "compare")
+            options = [*self.parsers[0].get_defaults().keys()]
+            options += ["ckpt_path"] if self.subcommand else []
+            message = with_remedy(one_line(str(error)), options, self.subcommand or "compare")
             raise RequestError(message) from error
+        check_counts(self.options)
         if self.subcommand:
             # Lightning would parse the checkpoint next, and let its values win over typed ones.
             self.options.ckpt_path = None
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a training of no length, and fit the options to one another."""
+        """Give the checkpoint back, and leave GPUs without float64 aside."""
         if self.checkpoint_path:
             self.options.ckpt_path = str(self.checkpoint_path)
         trainer = self.options.trainer
-        wrong = [
-            f"--trainer.{name}: expected 1 or more, or -1 for no limit; found {trainer[name]}"
-            for name in ("max_epochs", "max_steps")
-            if trainer[name] == 0 or (trainer[name] or 0) < -1
-        ]
-        if wrong:
-            raise RequestError("; ".join(wrong))
         if trainer.accelerator == "auto" and torch.backends.mps.is_available():
             # Apple's GPU has no float64.
             trainer.accelerator = "cpu" if trainer.precision == "64-true" else "auto"
@@ -180,9 +176,9 @@ class TruelineCLI(LightningCLI):
             super().instantiate_classes()
         except RequestError:
             raise
-        except MisconfigurationException as error:
+        except (MisconfigurationException, ImportError) as error:
             message, asked = one_line(str(error)), self.options.trainer.accelerator
-            if "backend found" in message or "can not run on your system" in message:
+            if re.search("backend found|can not run on your system|torch_xla", message):
                 message = (
                     f"--trainer.accelerator {asked}: expected such a device on this machine, found "
                     "none; use --trainer.accelerator cpu or auto"
@@ -240,8 +236,8 @@ class TruelineCLI(LightningCLI):
         if self.options.crosscheck != "off":
             mine.insert(1, CrossCheck(on_failure=self.options.crosscheck))
         own_saver = any(isinstance(c, ModelCheckpoint) for c in given)
-        saves = options.enable_checkpointing is not False and options.logger is not False
-        if saves and not own_saver:
+        unsaved = options.enable_checkpointing is False or options.logger is False
+        if not (unsaved or own_saver or options.fast_dev_run):
             mine.append(ModelCheckpoint(filename="{step}", save_last=True))
         return [*mine, *bar]
 
@@ -250,7 +246,10 @@ class TruelineCLI(LightningCLI):
         checkpoint.save_last(self.trainer)
 
     def before_fit(self) -> None:
-        """Refuse a log directory that cannot be written or holds another run."""
+        """Refuse what the cross-check cannot follow, and a log directory that cannot be used."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, CrossCheck):
+                callback.check_settings(self.trainer)
         if (
             not self.trainer.loggers
             or not self.trainer.log_dir
@@ -290,6 +289,12 @@ class CompareCLI(TruelineCLI):
 
     def __init__(self, args: list[str]) -> None:
         super().__init__(args, run=False, prog="trueline compare")
+
+    def compare(self) -> None:
+        """Run the four rungs."""
+        check_request(self.trainer, self.model, self.datamodule)
+        self.before_fit()
+        compare(self.trainer, self.model, self.datamodule)
 
     def default_logger(self) -> Logger:
         """Log into `lightning_logs/compare_N/4-lightning`, beside the other rungs."""

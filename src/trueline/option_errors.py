@@ -1,11 +1,25 @@
-"""Puts what an option parser has to say into one line that names the remedy."""
+"""Puts what is wrong with options into one line that names the remedy."""
 
 import difflib
 import inspect
 import re
 from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from trueline.data import DummyData
+from trueline.errors import RequestError
+
+COUNTS = {
+    "max_epochs": "1 or more, or -1 for no limit",
+    "max_steps": "1 or more, or -1 for no limit",
+    "log_every_n_steps": "1 or more",
+    "check_val_every_n_epoch": "1 or more",
+    "accumulate_grad_batches": "1 or more",
+}
+"""Options of the Trainer that count something; it takes 0 for some, and stumbles later."""
 
 _NOISE = re.compile(
     r"Does not validate|Subtypes:|Errors:|Given value type:|Given value: (NestedArg|Namespace)|"
@@ -57,3 +71,57 @@ def with_remedy(message: str, known: Collection[str], command: str) -> str:
     if message.startswith("--data:"):
         return f"{message}; give the name of a data class, such as DummyData, or its import path"
     return f"{message}; see trueline {command} --help"
+
+
+def check_counts(options: Any) -> None:
+    """Refuse counts below 1 and a seed that no generator takes.
+
+    Args:
+        options: As parsed, with `trainer` and `seed_everything`.
+
+    Raises:
+        RequestError: Naming all of them.
+    """
+    wrong = [
+        f"--trainer.{name}: expected {what}; found {options.trainer[name]}"
+        for name, what in COUNTS.items()
+        if (found := options.trainer[name]) is not None
+        and found < 1
+        and not (found == -1 and "-1" in what)
+    ]
+    if not 0 <= int(options.seed_everything) < 2**32:
+        wrong.append(
+            f"--seed_everything: expected 0 to {2**32 - 1}; found {options.seed_everything}"
+        )
+    if wrong:
+        raise RequestError("; ".join(wrong))
+
+
+def check_configs(arguments: list[str]) -> None:
+    """Refuse config files that hold no options at all; the parser does not say which one it was.
+
+    Args:
+        arguments: As typed.
+
+    Raises:
+        RequestError: When a config is missing, is not YAML, or is not a mapping of options.
+    """
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, _, path = argument.partition("=")
+        if before in ("-c", "--config"):
+            path = argument
+        elif option != "--config" or not path:
+            continue
+        try:
+            found = yaml.safe_load(Path(path).read_text("utf-8"))
+        except FileNotFoundError:
+            raise RequestError(f"--config: expected a file, but {path} does not exist") from None
+        except IsADirectoryError:
+            raise RequestError(f"--config: {path} is a directory, not a file") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise RequestError(f"--config {path}: expected YAML, found: {reason}") from error
+        if not isinstance(found, dict):
+            raise RequestError(
+                f"--config {path}: expected options such as `model: {{lr: 0.001}}`, found {found!r}"
+            )

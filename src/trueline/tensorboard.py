@@ -43,11 +43,8 @@ class Scalars(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation loss at the number of steps taken."""
-        if (
-            trainer.logger
-            and not trainer.sanity_checking
-            and "val/loss" in trainer.callback_metrics
-        ):
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if trainer.logger and fitting and "val/loss" in trainer.callback_metrics:
             loss = trainer.callback_metrics["val/loss"].item()
             trainer.logger.log_metrics({"val/loss": loss}, trainer.global_step)
 

@@ -1,5 +1,6 @@
 """Closed forms to compare with: the least-squares line, and the largest stable learning rate."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -52,14 +53,18 @@ def least_squares(X: ArrayLike, y: ArrayLike, l2: float = 0.0, weight_decay: flo
     penalised = np.diag(np.sqrt(n_samples * strength))[strength > 0]
     A = np.vstack([A, penalised])
     target = np.concatenate([y, np.zeros(len(penalised))])
-    if np.linalg.matrix_rank(A) <= n_features:
+    # With columns of length 1, neither units nor sizes decide what counts as dependent.
+    length = np.linalg.norm(A, axis=0)
+    A = A / np.where(length > 0, length, 1)
+    rank = np.linalg.matrix_rank(A)
+    if rank <= n_features:
         raise ValueError(
-            f"expected linearly independent columns in [X 1]; found rank "
-            f"{np.linalg.matrix_rank(A)} for {n_features + 1} columns over {n_samples} rows; "
-            "remove constant or collinear columns, or give an L2 penalty"
+            f"expected linearly independent columns in [X 1]; found rank {rank} for "
+            f"{n_features + 1} columns over {n_samples} rows; remove constant or collinear "
+            "columns, or give an L2 penalty"
         )
     Q, R = np.linalg.qr(A)
-    solution = np.linalg.solve(R, Q.T @ target)
+    solution = np.linalg.solve(R, Q.T @ target) / length
     return Line(solution[:-1], np.asarray(solution[-1]))
 
 
@@ -93,7 +98,7 @@ def correlation(x: ArrayLike, y: ArrayLike) -> float:
     """
     x, y = np.asarray(x, np.float64).reshape(-1), np.asarray(y, np.float64)
     dx, dy = x - x.mean(), y - y.mean()
-    return float(np.sum(dx * dy) / np.sqrt(np.sum(dx * dx) * np.sum(dy * dy)))
+    return float(np.clip(np.sum(dx * dy) / np.sqrt(np.sum(dx * dx) * np.sum(dy * dy)), -1, 1))
 
 
 def largest_stable_lr(
@@ -127,6 +132,8 @@ def largest_stable_lr(
     curvature = float(np.linalg.eigvalsh(2 / n_samples * A.T @ A + np.diag(penalty))[-1])
     if nesterov:
         return 2 * (1 + momentum) / ((1 + 2 * momentum) * curvature)
+    if momentum and dampening == 1:
+        return math.inf  # only the first gradient ever enters the buffer, which decays
     if momentum:
         return 2 * (1 + momentum) / ((1 - dampening) * curvature)
     return 2 / curvature

@@ -1,0 +1,278 @@
+"""The command line, and what a run leaves: help, precedence, files, result.json, predictions."""
+
+import csv
+import importlib.metadata
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from conftest import Run
+from trueline import __version__
+from trueline.cli import COMMANDS
+from trueline.data import DummyData
+from trueline.module import LinearRegression
+from trueline.reference.article import X, y
+
+Cli = Callable[..., Run]
+x = X[:, 0].astype(float)
+LINE = ("weight", "bias", "loss")
+FIT = ("fit", "--trainer.accelerator", "cpu", "--trainer.max_epochs")
+
+
+def descend(batch_size: int, steps: int, lr: float) -> tuple[float, float]:
+    """Train from zero in order, in plain NumPy: the oracle of which steps were taken."""
+    w = b = 0.0
+    parts = [slice(i, i + batch_size) for i in range(0, 15, batch_size)]
+    for step in range(steps):
+        rows = parts[step % len(parts)]
+        r = w * x[rows] + b - y[rows]
+        w, b = w - lr * 2 * np.mean(r * x[rows]), b - lr * 2 * np.mean(r)
+    return w, b
+
+
+def mse(result: dict[str, Any]) -> float:
+    return float(np.mean((result["weight"] * x + result["bias"] - y) ** 2))
+
+
+def files(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_names_every_command(option: str, cli: Cli) -> None:
+    run = cli(option)
+    assert (run.status, run.stderr) == (0, "")
+    assert [c for c in COMMANDS if not re.search(rf"^  {c} ", run.stdout, re.MULTILINE)] == []
+
+
+def test_version_and_no_arguments_answer_in_a_line(cli: Cli) -> None:
+    version, nothing = cli("--version"), cli()
+    assert (version.status, version.stdout) == (0, f"trueline {__version__}\n")
+    assert (nothing.status, nothing.stdout) == (2, "")
+    assert ", ".join(COMMANDS) in nothing.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_own_options_before_the_trainers(
+    command: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    run = cli(command, "--help")
+    assert (run.status, run.stderr) == (0, "")
+    own = {f"--model.{name}" for name in inspect.signature(LinearRegression).parameters}
+    own |= {f"--data.{name}" for name in inspect.signature(DummyData).parameters}
+    before, trainer, _ = run.stdout.partition("--trainer")
+    assert trainer
+    assert {"--crosscheck", *own} - {"--model.n_features"} <= set(re.findall(r"--[\w.]+", before))
+
+
+def test_command_line_wins_over_config_and_config_over_checkpoint(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "given.yaml").write_text("model:\n  lr: 0.003\n")
+    resume = (*FIT, "2", "--ckpt_path", "lightning_logs/version_0/checkpoints/last.ckpt")
+    config = ("--config", "given.yaml")
+    runs = (
+        ((*FIT, "1", "--model.lr", "0.002"), 0.002),
+        (resume, 0.002),  # not the default, 0.001
+        ((*resume, *config), 0.003),
+        ((*resume, *config, "--model.lr", "0.004"), 0.004),
+        ((*resume, *config, "--model.lr", "0.001"), 0.001),  # typed, though it is the default
+    )
+    for version, (arguments, lr) in enumerate(runs):
+        run = cli(*arguments)
+        assert run.status == 0, run.stderr
+        result = run.result(f"version_{version}")
+        left = tmp_path / f"lightning_logs/version_{version}/config.yaml"
+        assert result["lr"] == yaml.safe_load(left.read_text())["model"]["lr"] == lr
+        if version == 0:
+            start = result
+            r = start["weight"] * x + start["bias"] - y
+            continue
+        # And it is the lr of the step that was taken.
+        np.testing.assert_allclose(
+            [result["weight"], result["bias"]],
+            [start["weight"] - 2 * lr * np.mean(r * x), start["bias"] - 2 * lr * np.mean(r)],
+            rtol=1e-12,
+        )
+
+
+def test_config_files_merge_left_to_right(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("model:\n  lr: 0.002\n  momentum: 0.5\n")
+    (tmp_path / "b.yaml").write_text("model:\n  lr: 0.003\ntrainer:\n  max_epochs: 3\n")
+    for order, lr in (("ab", 0.003), ("ba", 0.002)):
+        run = cli("fit", *(f"--config={name}.yaml" for name in order), "--print_config")
+        assert run.status == 0
+        config = yaml.safe_load(run.stdout)
+        assert (config["model"]["lr"], config["model"]["momentum"]) == (lr, 0.5)
+        assert config["trainer"]["max_epochs"] == 3
+
+
+def test_print_config_is_a_config_that_trains_the_same(cli: Cli, tmp_path: Path) -> None:
+    options = (*FIT, "4", "--model.momentum=0.9", "--data.batch_size=5", "--data.shuffle=true")
+    printed = cli(*options, "--print_config")
+    assert (printed.status, printed.stderr) == (0, "")
+    assert files(tmp_path) == set()
+    (tmp_path / "printed.yaml").write_text(printed.stdout)
+    assert cli("fit", "--config", "printed.yaml").status == 0
+    run = cli(*options)
+    from_file, typed = run.result("version_0"), run.result("version_1")
+    assert [from_file[name] for name in LINE] == [typed[name] for name in LINE]
+
+
+def test_fit_leaves_config_result_checkpoints_and_one_event_file(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*FIT, "20").status == 0
+    left = files(tmp_path)
+    events = {name for name in left if "events.out.tfevents" in name}
+    assert len(events) == 1
+    checkpoints = {"checkpoints/last.ckpt", "checkpoints/step=20.ckpt"}
+    names = {"config.yaml", "hparams.yaml", "result.json", *checkpoints}
+    assert left - events == {f"lightning_logs/version_0/{name}" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("options", "batch_size", "steps", "epochs"),
+    [
+        ("--trainer.max_epochs 20", 15, 20, 20),
+        ("--trainer.max_epochs 3 --data.batch_size 4", 4, 12, 3),
+        ("--trainer.max_steps 6 --data.batch_size 4", 4, 6, 1),
+        ("--trainer.max_steps 8 --data.batch_size 4", 4, 8, 2),
+        ("--trainer.max_epochs 2 --trainer.max_steps 3 --data.batch_size 15", 15, 2, 2),
+    ],
+)
+def test_result_holds_the_contract_with_right_values(
+    options: str, batch_size: int, steps: int, epochs: int, cli: Cli
+) -> None:
+    run = cli("fit", "--trainer.accelerator", "cpu", "--model.init", "zeros", *options.split())
+    assert run.status == 0, run.stderr
+    result = run.result()
+    w, b = descend(batch_size, steps, lr=0.001)
+    np.testing.assert_allclose([result["weight"], result["bias"]], [w, b], rtol=1e-12)
+    assert (result["steps"], result["epochs"]) == (steps, epochs)
+    assert result["loss"] == pytest.approx(mse(result), rel=1e-14)
+    assert (result["lr"], result["n_samples"], result["n_features"]) == (0.001, 15, 1)
+    assert result["converged"] is False
+    assert result["error"] is None
+    slope, intercept = np.polyfit(x, y, 1)
+    assert result["closed_form"] == {
+        "weight": pytest.approx(slope, rel=1e-12),
+        "bias": pytest.approx(intercept, rel=1e-12),
+        "loss": pytest.approx(np.mean((slope * x + intercept - y) ** 2), rel=1e-12),
+    }
+    assert result["correlation"] == pytest.approx(np.corrcoef(x, y)[0, 1], rel=1e-12)
+    assert result["seconds"] > 0
+    assert result["log_dir"] == "lightning_logs/version_0"
+    check = result["crosscheck"]
+    assert 0 < check.pop("worst_ratio") < 1
+    assert check == {"passed": True, "steps_checked": steps, "first_failure": None}
+    found = result["environment"]
+    for package in ("torch", "lightning", "numpy", "trueline"):
+        assert found[package].split("+")[0] == importlib.metadata.version(package).split("+")[0]
+    assert {"accelerator": "cpu", "precision": "64-true", "devices": 1}.items() <= found.items()
+
+
+def test_table_says_the_numbers_of_the_result(cli: Cli) -> None:
+    run = cli(*FIT, "900", "--model.momentum", "0.95", "--model.lr", "0.005")
+    result = run.result()
+    assert result["converged"] is True
+    rows = {line.split()[0]: line.split()[1:] for line in run.stdout.splitlines() if line}
+    for name in LINE:
+        assert rows[name] == [f"{result[name]:.6f}", f"{result['closed_form'][name]:.6f}"]
+    assert rows["rows"] == ["15"]
+    assert rows["correlation"] == [f"{result['correlation']:.6f}"]
+    assert " ".join(rows["training"]).startswith("900 epochs, 900 steps, lr 0.005, ")
+    assert rows["converged"] == ["yes"]
+    assert rows["cross-check"][:3] == ["passed:", "900", "steps"]
+    assert f"{result['crosscheck']['worst_ratio']:.2f}" in rows["cross-check"]
+    assert rows["log"] == ["directory", result["log_dir"]]
+    assert list(rows)[-1] == "log"
+
+
+def test_validate_test_and_predict_use_the_newest_run(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*FIT, "3").status == 0
+    run = cli(*FIT, "5", "--seed_everything", "7")
+    result = run.result("version_1")
+    assert result["weight"] != run.result("version_0")["weight"]
+    for command, name in (("validate", "val/loss"), ("test", "test/loss")):
+        found = re.search(rf"{name}\W+([\d.e+-]+)", cli(command).stdout)
+        assert found
+        assert float(found[1]) == pytest.approx(mse(result), rel=1e-12)
+    assert cli("predict").status == 0
+    with (tmp_path / "lightning_logs/version_4/predictions.csv").open() as lines:
+        header, *rows = csv.reader(lines)
+    assert header == ["X", "prediction"]
+    written = np.array(rows, float)
+    expected = np.column_stack([x, result["weight"] * x + result["bias"]])
+    assert written.shape == (15, 2)
+    np.testing.assert_allclose(written, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options", ["", "--model.momentum 0.9", "--data.batch_size 4 --data.shuffle true"]
+)
+def test_resumed_run_ends_where_one_in_one_go_does(options: str, cli: Cli) -> None:
+    assert cli(*FIT, "10", *options.split()).status == 0
+    assert cli(*FIT, "20", *options.split(), "--ckpt_path", "last").status == 0
+    run = cli(*FIT, "20", *options.split())
+    halfway, resumed, whole = (run.result(f"version_{i}") for i in range(3))
+    assert resumed["steps"] == whole["steps"]
+    assert abs(halfway["weight"] - whole["weight"]) > 1e-3
+    for name in LINE:
+        assert resumed[name] == pytest.approx(whole[name], rel=1e-12)
+
+
+@pytest.mark.parametrize("option", ["--trainer.logger=false", "--trainer.fast_dev_run=true"])
+def test_run_without_a_log_directory_leaves_no_file(option: str, cli: Cli, tmp_path: Path) -> None:
+    run = cli(*FIT, "3", option)
+    assert run.status == 0, run.stderr
+    assert "cross-check     passed" in run.stdout
+    assert "log directory" not in run.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seed_decides_every_bit(cli: Cli) -> None:
+    for seed in ("1", "1", "2"):
+        run = cli(*FIT, "3", "--seed_everything", seed)
+    first, same, other = (run.result(f"version_{i}") for i in range(3))
+    for name in LINE:
+        assert first[name] == same[name] != other[name]
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("64-true", 64), ("32-true", 32)])
+def test_integers_train_in_the_precision_asked_for(
+    precision: str, bits: int, cli: Cli, tmp_path: Path
+) -> None:
+    assert not DummyData().X.is_floating_point()
+    run = cli(*FIT, "9", "--trainer.precision", precision, "--model.init", "zeros")
+    assert run.status == 0, run.stderr
+    saved = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt")
+    assert {p.dtype for p in saved["state_dict"].values()} == {getattr(torch, f"float{bits}")}
+    found = [run.result()["weight"], run.result()["bias"]]
+    expected = descend(15, 9, lr=0.001)
+    apart = np.abs(np.subtract(found, expected) / expected).max()
+    assert apart < 1e-13 if bits == 64 else 1e-10 < apart < 1e-5
+
+
+def test_runs_land_under_default_root_dir(cli: Cli, tmp_path: Path) -> None:
+    for command in ((*FIT, "2"), ("validate",), ("predict",)):
+        run = cli(*command, "--trainer.default_root_dir", "there/deep")
+        assert run.status == 0, run.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+    runs = tmp_path / "there/deep/lightning_logs"
+    assert sorted(p.name for p in runs.iterdir()) == ["version_0", "version_1", "version_2"]
+    assert (runs / "version_2/predictions.csv").exists()
+
+
+def test_process_prints_its_table_alone(process: Cli) -> None:
+    run = process("trueline", "fit", "--trainer.max_epochs", "5")
+    assert (run.status, run.stderr) == (0, "")
+    assert run.result()["epochs"] == 5
+    assert not [tip for tip in ("litlogger", "💡", "Tip") if tip in run.stdout]
+    lines = run.stdout.strip().splitlines()
+    assert lines[0].split() == ["trained", "closed", "form"]
+    assert lines[-1].split() == ["log", "directory", "lightning_logs/version_0"]
