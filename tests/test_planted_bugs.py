@@ -131,7 +131,18 @@ class DecayTwice(OptimizerOption):
     option = ("weight_decay", 0.2)
 
 
+class ClippedByValueForNorm(LinearRegression):
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        self.clip_gradients(optimizer, 1.0, "value")
+
+
+class NotClipped(LinearRegression):
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 MOMENTUM = {"momentum": 0.9}
+CLIPPED = {"gradient_clip_val": 1.0}
 PLANTED = [
     (GradientHalved, {}, 1, "gradient of weight"),
     (LossHalved, {}, 1, "loss"),
@@ -152,12 +163,20 @@ PLANTED = [
     (DampeningForgotten, {"momentum": 0.9, "dampening": 0.5}, 2, "weight"),
     (NesterovForgotten, {"momentum": 0.9, "nesterov": True}, 1, "weight"),
     (DecayTwice, {"weight_decay": 0.1}, 1, "weight"),
+    (ClippedByValueForNorm, CLIPPED, 1, "weight"),
+    (NotClipped, CLIPPED, 1, "weight"),
 ]
 
 
-def train(make_trainer: Any, model: LinearRegression, precision: str, *callbacks: Callback) -> Any:
+def train(
+    make_trainer: Any,
+    model: LinearRegression,
+    precision: str,
+    *callbacks: Callback,
+    **settings: Any,
+) -> Any:
     check = CrossCheck()
-    trainer = make_trainer(precision=precision, callbacks=[check, *callbacks])
+    trainer = make_trainer(precision=precision, callbacks=[check, *callbacks], **settings)
     try:
         trainer.fit(model, datamodule=RegressionData(X, y, batch_size=3))
     except CheckFailed as failure:
@@ -172,15 +191,17 @@ def train(make_trainer: Any, model: LinearRegression, precision: str, *callbacks
 def test_crosscheck_catches_planted_bug(
     make_trainer: Any, model: Any, options: Any, step: int, quantity: str, precision: str
 ) -> None:
+    options = dict(options)
+    settings = {n: options.pop(n) for n in ("gradient_clip_val",) if n in options}
     torch.manual_seed(1)
     healthy = LinearRegression(n_features=2, **options)
-    check, message = train(make_trainer, healthy, precision)
+    check, message = train(make_trainer, healthy, precision, **settings)
     assert message is None
     assert check.report()["passed"]
     assert check.steps_checked == 10
 
     torch.manual_seed(1)
-    check, message = train(make_trainer, model(n_features=2, **options), precision)
+    check, message = train(make_trainer, model(n_features=2, **options), precision, **settings)
     assert message is not None, f"worst ratio {check.worst_ratio}"
     assert f"{quantity} at step {step}:" in message
     report = check.report()

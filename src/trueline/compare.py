@@ -76,6 +76,11 @@ def check_request(trainer: Trainer, model: LinearRegression, data: Any) -> None:
         for name, value in plain.items()
         if model.hparams[name] != value
     ]
+    if trainer.gradient_clip_val:
+        wrong.append(
+            f"--trainer.gradient_clip_val: expected none, found {trainer.gradient_clip_val}; "
+            "leave it out"
+        )
     if str(trainer.precision) not in DTYPES:
         found = f"found {trainer.precision}"
         wrong.append(f"--trainer.precision: expected {' or '.join(DTYPES)}, {found}")

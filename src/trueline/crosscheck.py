@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from trueline.errors import CheckFailed, RequestError
-from trueline.reference import SGD, LeastSquares
+from trueline.reference import SGD, Clipping, LeastSquares
 from trueline.reference.rounding import UNIT_ROUNDOFF, step_bound
 
 Array = NDArray[np.float64]
@@ -155,6 +155,8 @@ class CrossCheck(Callback):
             LeastSquares, pl_module.hparams
         )
         self._optimizer = self.optimizer or _from_hyperparameters(SGD, pl_module.hparams)
+        limit, by_value = trainer.gradient_clip_val, trainer.gradient_clip_algorithm == "value"
+        self._clipping = Clipping(limit, "value" if by_value else "norm") if limit else None
         self._dtype = FOLLOWED[str(trainer.precision)]
         self._named = list(pl_module.named_parameters())
         self._initial = self._last = self._parameters()
@@ -195,26 +197,29 @@ class CrossCheck(Callback):
             )
         self._last = self._parameters()
         compared = [("loss", _array(outputs["loss"]), np.asarray(loss), np.asarray(loss_bound))]
-        for name, parameter in self._named:
-            before, gradient, bound = self._before[name], gradients[name], gradient_bounds[name]
-            if not before.shape == gradient.shape == bound.shape:
+        for name, before in self._before.items():
+            if not before.shape == gradients[name].shape == gradient_bounds[name].shape:
                 raise RequestError(
                     f"reference: expected a gradient of {name} and a bound on it of shape "
-                    f"{before.shape}, found shapes {gradient.shape} and {bound.shape}; mend the "
-                    "reference given to CrossCheck"
+                    f"{before.shape}, found shapes {gradients[name].shape} and "
+                    f"{gradient_bounds[name].shape}; mend the reference given to CrossCheck"
                 )
+            found = self._gradients[name]
+            compared.append((f"gradient of {name}", found, gradients[name], gradient_bounds[name]))
+        if self._clipping:
+            gradient_bounds = self._clipping.rounding_bound(gradients, gradient_bounds, u)
+            gradients = self._clipping.clip(gradients)
+        for name, parameter in self._named:
+            state = self._before[name], gradients[name]
             buffer = self._buffers[name]
-            after, momentum = self._optimizer.step(before, gradient, buffer)
-            after_bound, momentum_bound = step_bound(
-                self._optimizer, before, gradient, bound, buffer, u
-            )
-            compared.append((f"gradient of {name}", self._gradients[name], gradient, bound))
-            compared.append((name, self._last[name], after, after_bound))
+            after, momentum = self._optimizer.step(*state, buffer)
+            bounds = step_bound(self._optimizer, *state, gradient_bounds[name], buffer, u)
+            compared.append((name, self._last[name], after, bounds[0]))
             if momentum is not None:
                 kept = _momentum_buffer(trainer.optimizers[0], parameter)
-                kept = np.full(before.shape, np.nan) if kept is None else kept
+                kept = np.full(after.shape, np.nan) if kept is None else kept
                 self._buffers[name] = kept
-                compared.append((f"momentum of {name}", kept, momentum, momentum_bound))
+                compared.append((f"momentum of {name}", kept, momentum, bounds[1]))
         self._compare(compared)
         self.steps_checked += 1
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -291,8 +296,6 @@ def _refused_settings(trainer: Trainer) -> list[str]:
         refused.append(f"{trainer.world_size} processes (it follows 1)")
     if trainer.accumulate_grad_batches > 1:
         refused.append(f"accumulate_grad_batches {trainer.accumulate_grad_batches}")
-    if trainer.gradient_clip_val:
-        refused.append(f"gradient_clip_val {trainer.gradient_clip_val}")
     return refused
 
 

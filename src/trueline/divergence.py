@@ -1,5 +1,6 @@
 """Stops a training where it stops being finite, and says which learning rate would do."""
 
+import math
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class StopWhenNotFinite(Callback):
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
         """Look at the loss before its gradient is taken."""
-        if not torch.isfinite(loss):
+        if not math.isfinite(loss.item()):  # on a GPU this waits for the step, as printing does
             raise CheckFailed(_message(trainer, pl_module, trainer.global_step + 1, "loss", loss))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
