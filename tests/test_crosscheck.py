@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import LightningModule
 
 from trueline.crosscheck import CrossCheck
+from trueline.crosscheck.verdict import Quantity
 from trueline.data import DummyData, RegressionData
 from trueline.errors import CheckFailed, RequestError
 from trueline.module import LinearRegression
@@ -242,6 +243,7 @@ def test_crosscheck_refuses_a_reference_of_other_shapes(make_trainer: Any) -> No
 def test_crosscheck_counts_not_a_number_as_failure() -> None:
     check = CrossCheck()
     nan, one = np.array([np.nan]), np.array([1.0])
+    weight, loss = Quantity("weight", one, one, one), Quantity("loss", nan, one, one)
     with pytest.raises(CheckFailed, match="loss at step 1"):
-        check._compare([("weight", one, one, one), ("loss", nan, one, one)])
+        check._compare([weight, loss], lambda _: None)
     assert check.worst_ratio == np.inf

@@ -1,4 +1,4 @@
-"""Trainings with one error each: the cross-check names the first wrong step and the quantity."""
+"""Trainings with one error each: the cross-check names the first wrong step, what, and why."""
 
 from typing import Any
 
@@ -141,30 +141,101 @@ class NotClipped(LinearRegression):
         pass
 
 
+class RowCountedTwice(LinearRegression):
+    def loss(self, batch: Any) -> torch.Tensor:
+        return super().loss(tuple(torch.cat([part, part[:1]]) for part in batch))
+
+
+class GradientNegated(LinearRegression):
+    def on_after_backward(self) -> None:
+        self.bias.grad.neg_()
+
+
+class DampenedFirstStep(LinearRegression):
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if self.global_step == 0:
+            for parameter in self.parameters():
+                state = optimizer.state[parameter]
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+class BatchChangedInPlace(LinearRegression):
+    def loss(self, batch: Any) -> torch.Tensor:
+        batch[0][0] += 1
+        return super().loss(batch)
+
+
+class NesterovUnasked(OptimizerOption):
+    option = ("nesterov", True)
+
+
+class DecayForgotten(OptimizerOption):
+    option = ("weight_decay", 0.0)
+
+
+class StepSkipped(LinearRegression):
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
+        if self.trainer.current_epoch == 2:
+            closure()
+        else:
+            super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+
+class SteppedTwice(LinearRegression):
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.trainer.optimizers[0].step()
+
+
 MOMENTUM = {"momentum": 0.9}
 CLIPPED = {"gradient_clip_val": 1.0}
 PLANTED = [
-    (GradientHalved, {}, 1, "gradient of weight"),
-    (LossHalved, {}, 1, "loss"),
-    (SumForMean, {}, 1, "loss"),
-    (LearningRateOff, {}, 1, "weight"),
-    (BiasFrozen, {}, 1, "gradient of bias"),
-    (BiasLeftOut, {}, 1, "bias"),
-    (GradientNotZeroed, {}, 2, "gradient of weight"),
-    (TargetsBroadcast, {}, 1, "loss"),
-    (TargetAltered, {}, 1, "loss"),
-    (LastRowDropped, {}, 1, "loss"),
-    (StaleBatch, {}, 2, "loss"),
-    (PenaltyOnBias, {"l2": 0.1}, 1, "loss"),
-    (PenaltyForgotten, {"l1": 0.1}, 1, "loss"),
-    (LowerPrecision, {}, 1, "loss"),
-    (MomentumReset, MOMENTUM, 2, "weight"),
-    (MomentumForgotten, MOMENTUM, 1, "momentum of weight"),
-    (DampeningForgotten, {"momentum": 0.9, "dampening": 0.5}, 2, "weight"),
-    (NesterovForgotten, {"momentum": 0.9, "nesterov": True}, 1, "weight"),
-    (DecayTwice, {"weight_decay": 0.1}, 1, "weight"),
-    (ClippedByValueForNorm, CLIPPED, 1, "weight"),
-    (NotClipped, CLIPPED, 1, "weight"),
+    (GradientHalved, {}, 1, "gradient of weight", "the gradient is halved"),
+    (LossHalved, {}, 1, "loss", "the loss is halved"),
+    (SumForMean, {}, 1, "loss", "a sum, not a mean"),
+    (LearningRateOff, {}, 1, "weight", "lr was 0.001001 where 0.001 was meant"),
+    (BiasFrozen, {}, 1, "gradient of bias", "bias is frozen or detached"),
+    (BiasLeftOut, {}, 1, "bias", "bias was not updated"),
+    (GradientNotZeroed, {}, 2, "gradient of weight", "was not zeroed"),
+    (TargetsBroadcast, {}, 1, "loss", "broadcast"),
+    (TargetAltered, {}, 1, "loss", "an input was altered"),
+    (LastRowDropped, {}, 1, "loss", "row 2 of the batch was left out"),
+    (StaleBatch, {}, 2, "loss", "the batch of the step before was used again"),
+    (PenaltyOnBias, {"l2": 0.1}, 1, "loss", "the penalty took in the bias"),
+    (PenaltyForgotten, {"l1": 0.1}, 1, "loss", "the penalty was left out"),
+    (LowerPrecision, {}, 1, "loss", "the loss was computed in"),
+    (MomentumReset, MOMENTUM, 2, "weight", "or its buffer emptied"),
+    (MomentumForgotten, MOMENTUM, 1, "momentum of weight", "momentum was left out"),
+    (
+        DampeningForgotten,
+        {"momentum": 0.9, "dampening": 0.5},
+        2,
+        "weight",
+        "dampening was left out",
+    ),
+    (
+        NesterovForgotten,
+        {"momentum": 0.9, "nesterov": True},
+        1,
+        "weight",
+        "Nesterov's momentum was left out",
+    ),
+    (DecayTwice, {"weight_decay": 0.1}, 1, "weight", "weight decay was applied twice"),
+    (ClippedByValueForNorm, CLIPPED, 1, "weight", "clipped by value"),
+    (NotClipped, CLIPPED, 1, "weight", "not clipped"),
+    (RowCountedTwice, {}, 1, "loss", "row 0 of the batch was counted twice"),
+    (GradientNegated, {}, 1, "gradient of bias", "the gradient is negated"),
+    (
+        DampenedFirstStep,
+        {"momentum": 0.9, "dampening": 0.5},
+        1,
+        "weight",
+        "dampening was applied to the first step",
+    ),
+    (BatchChangedInPlace, {}, 1, "loss", ""),
+    (NesterovUnasked, MOMENTUM, 1, "weight", "Nesterov's momentum was used"),
+    (DecayForgotten, {"weight_decay": 0.1}, 1, "weight", "weight decay was left out"),
+    (StepSkipped, {}, 5, "gradient of weight", "without an optimizer step"),
+    (SteppedTwice, {}, 2, "weight since the last step", "not the optimizer but something else"),
 ]
 
 
@@ -186,10 +257,18 @@ def train(
 
 @pytest.mark.parametrize("precision", ["64-true", "32-true"])
 @pytest.mark.parametrize(
-    ("model", "options", "step", "quantity"), PLANTED, ids=[row[0].__name__ for row in PLANTED]
+    ("model", "options", "step", "quantity", "cause"),
+    PLANTED,
+    ids=[row[0].__name__ for row in PLANTED],
 )
 def test_crosscheck_catches_planted_bug(
-    make_trainer: Any, model: Any, options: Any, step: int, quantity: str, precision: str
+    make_trainer: Any,
+    model: Any,
+    options: Any,
+    step: int,
+    quantity: str,
+    cause: str,
+    precision: str,
 ) -> None:
     options = dict(options)
     settings = {n: options.pop(n) for n in ("gradient_clip_val",) if n in options}
@@ -207,10 +286,9 @@ def test_crosscheck_catches_planted_bug(
     report = check.report()
     assert not report["passed"]
     assert report["worst_ratio"] > 1
-    assert (report["first_failure"]["step"], report["first_failure"]["quantity"]) == (
-        step,
-        quantity,
-    )
+    failure = report["first_failure"]
+    assert (failure["step"], failure["quantity"]) == (step, quantity)
+    assert cause in (failure["cause"] or "")
 
 
 class Nudge(Callback):

@@ -188,7 +188,8 @@ def print_table(result: dict[str, Any]) -> None:
 def _verdict(check: dict[str, Any]) -> str:
     failure = check["first_failure"]
     if isinstance(failure, dict):
-        return f"FAILED at step {failure['step']}: {failure['quantity']} off by more than rounding"
+        cause = f"; likely cause: {failure['cause']}" if failure["cause"] else ""
+        return f"FAILED at step {failure['step']}: {failure['quantity']} is off{cause}"
     if not check["passed"]:
         return f"FAILED: {failure}"
     return (
