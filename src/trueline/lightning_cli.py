@@ -19,7 +19,7 @@ from trueline import checkpoint
 from trueline.compare import check_request, compare
 from trueline.crosscheck import CrossCheck
 from trueline.divergence import StopWhenNotFinite
-from trueline.errors import RequestError
+from trueline.errors import CheckFailed, RequestError
 from trueline.module import LinearRegression
 from trueline.option_errors import check_configs, check_counts, one_line, with_remedy
 from trueline.predictions import PredictionWriter
@@ -240,6 +240,16 @@ class TruelineCLI(LightningCLI):
         if not (unsaved or own_saver or options.fast_dev_run):
             mine.append(ModelCheckpoint(filename="{step}", save_last=True))
         return [*mine, *bar]
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train; say where a training was interrupted, which Lightning leaves to its log."""
+        try:
+            self.trainer.fit(**kwargs)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM
+            raise CheckFailed(
+                f"interrupted after step {self.trainer.global_step}; go on from the newest "
+                "checkpoint with the same options and --ckpt_path last"
+            ) from stop
 
     def after_fit(self) -> None:
         """Leave the end of the training as `last.ckpt`."""

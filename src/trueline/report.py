@@ -59,7 +59,7 @@ class Report(Callback):
     ) -> None:
         """Write the result of a training that failed after it had started."""
         if hasattr(self, "_start"):
-            self._write(trainer, pl_module, error=str(exception))
+            self._write(trainer, pl_module, error=str(exception) or type(exception).__name__)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table, last."""

@@ -1,7 +1,8 @@
 """What a training leaves in TensorBoard.
 
 The x axis is the number of optimizer steps taken. A point at step k shows the state before the next
-step: the parameters after k steps, with the loss and the gradients at those parameters.
+step: the parameters after k steps, with the loss and the gradients at those parameters, over the
+batch of that step; the last point's loss is over all rows.
 """
 
 from typing import Any

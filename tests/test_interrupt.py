@@ -1,0 +1,54 @@
+"""A training stopped by Ctrl-C or SIGTERM says so, and how to go on."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, Trainer
+
+from trueline.lightning_cli import TruelineCLI
+
+
+class Interrupt(Callback):
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 30:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """Put back the signal handlers, which Lightning changes for good when it is interrupted."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_says_how_to_go_on(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    callbacks = TruelineCLI.callbacks
+    fit = ("fit", "--trainer.max_epochs", "40")
+
+    def interrupted(self: TruelineCLI, given: list[Callback]) -> list[Callback]:
+        return [*callbacks(self, given), Interrupt(number)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TruelineCLI, "callbacks", interrupted)
+        run = cli(*fit)
+    assert run.status == 1
+    assert run.stderr.count("\n") == 1
+    assert "interrupted after step 30; go on" in run.stderr
+    assert run.result()["error"]
+    again = cli(*fit, "--ckpt_path", "last")
+    assert again.status == 0, again.stderr
+    # As if it had never stopped: the checkpoint holds the state to the bit.
+    whole = cli(*fit)
+    assert again.result("version_1")["steps"] == whole.result("version_2")["steps"] == 40
+    assert again.result("version_1")["weight"] == whole.result("version_2")["weight"]
