@@ -78,6 +78,16 @@ CASES = (
     ("fit --seed_everything -1", "seed_everything: expected|found -1"),
     ("fit --trainer.default_root_dir plain", "log directory|plain|--trainer.default_root_dir"),
     ("compare --trainer.default_root_dir plain", "plain|--trainer.default_root_dir"),
+    ("fit --trainer.gradient_clip_val -1", "--trainer.gradient_clip_val: expected|found -1"),
+    ("fit --trainer.limit_train_batches 0", "--trainer.limit_train_batches: expected|found 0"),
+    ("fit --trainer.val_check_interval 0", "--trainer.val_check_interval: expected|found 0"),
+    ("fit --config null.yaml", "trainer: expected options, found null"),
+    ("compare --trainer.max_time 00:00:00:02", "nothing that stops rung 4|max_time"),
+    (
+        "compare --trainer.logger CSVLogger --trainer.logger.save_dir x",
+        "--trainer.logger: compare logs for itself",
+    ),
+    ("fit --ckpt_path=", "ckpt_path: expected a checkpoint file"),
     # What the cross-check cannot follow.
     ("fit --trainer.precision bf16-mixed", "precision bf16-mixed|--crosscheck off"),
     ("fit --trainer.accumulate_grad_batches 2", "accumulate_grad_batches 2|--crosscheck off"),
@@ -136,6 +146,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "binary.yaml": bytes(range(256)),
         "type.yaml": b"model:\n  lr: fast\n",
         "option.yaml": b"model:\n  lrr: 0.1\n",
+        "null.yaml": b"trainer: null\n",
         "key.yaml": b"modle:\n  lr: 0.1\n",
         "empty.ckpt": b"",
     }

@@ -305,6 +305,50 @@ def test_crosscheck_catches_parameter_moved_between_steps(make_trainer: Any) -> 
     assert "bias since the last step at step 3:" in message
 
 
+class MovedAtTheEnd(LinearRegression):
+    """Moves a parameter where no further step would see it."""
+
+    hook: str
+
+    def __init_subclass__(cls) -> None:
+        setattr(cls, cls.hook, cls.move)
+
+    def move(self, *_: Any) -> None:
+        if self.trainer.current_epoch >= 4:
+            with torch.no_grad():
+                self.bias.add_(1e-9)
+
+
+class MovedAfterLastEpoch(MovedAtTheEnd):
+    hook = "on_train_epoch_end"
+
+
+class MovedAfterTraining(MovedAtTheEnd):
+    hook = "on_train_end"
+
+
+@pytest.mark.parametrize("model", [MovedAfterLastEpoch, MovedAfterTraining])
+def test_crosscheck_catches_parameter_moved_after_the_last_step(
+    make_trainer: Any, model: Any
+) -> None:
+    _, message = train(make_trainer, model(n_features=2), "64-true")
+    assert message is not None
+    assert "bias since the last step at step 11:" in message
+
+
+def test_crosscheck_expects_no_momentum_in_a_new_training(make_trainer: Any) -> None:
+    class Prefilled(LinearRegression):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            for parameter in self.parameters():
+                optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, 1000.0)
+            return optimizer
+
+    _, message = train(make_trainer, Prefilled(n_features=2, momentum=0.9), "64-true")
+    assert message is not None
+    assert "weight at step 1:" in message
+
+
 def _train_bias_never(model: LinearRegression, X: torch.Tensor) -> torch.Tensor:
     return X.to(model.weight.dtype) @ model.weight + model.bias.detach()
 

@@ -15,9 +15,14 @@ LAST = "last"
 
 
 def save_last(trainer: Trainer) -> None:
-    """Save the end of a training as `last.ckpt`, wherever it falls between two savings."""
+    """Save the end of a training as `last.ckpt`, wherever it falls between two savings.
+
+    Only into the run's own log directory: elsewhere it might be the `last.ckpt` of another run.
+    """
     saver = trainer.checkpoint_callback
-    if isinstance(saver, ModelCheckpoint) and saver.dirpath and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if not isinstance(saver, ModelCheckpoint) or not (saver.dirpath and trainer.log_dir):
+        return
+    if Path(saver.dirpath).resolve().is_relative_to(Path(trainer.log_dir).resolve()):
         trainer.save_checkpoint(Path(saver.dirpath) / f"{LAST}.ckpt")
 
 
@@ -36,8 +41,12 @@ def find_last(root: Path) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, resume: bool) -> dict[str, Any]:
     """Load a checkpoint, tensors and plain values only.
+
+    Args:
+        path: Of the file.
+        resume: Whether training is to go on from it, which takes more than parameters.
 
     Raises:
         RequestError: When the file is missing, cannot be read, or is no Lightning checkpoint.
@@ -53,7 +62,8 @@ def load(path: Path) -> dict[str, Any]:
             "cut short, of another kind, or holding more than tensors and plain values; use another"
         ) from error
     parts = checkpoint if isinstance(checkpoint, dict) else {}
-    for part in ("state_dict", "hyper_parameters", "pytorch-lightning_version"):
+    needed = ["state_dict", "hyper_parameters", "pytorch-lightning_version"]
+    for part in needed + ["optimizer_states", "loops"] * resume:
         if part not in parts:
             raise RequestError(
                 f"ckpt_path: {path} has no {part}; expected a checkpoint written by trueline fit"
@@ -82,3 +92,31 @@ def check_shapes(path: Path, checkpoint: dict[str, Any], module: LightningModule
             f"ckpt_path: expected a state_dict with tensors of shapes {expected}, as model and "
             f"data have; found {found} in {path}; use the data that the checkpoint was trained on"
         )
+
+
+def check_unfinished(path: Path, checkpoint: dict[str, Any], trainer: Trainer) -> None:
+    """Refuse to go on where nothing is left to do, or where the rest of an epoch would be lost.
+
+    Raises:
+        RequestError: When the checkpoint has all the epochs or steps that are asked for, or was
+            made where `max_steps` cut an epoch short, which Lightning counts as a whole one.
+    """
+    fit = checkpoint["loops"]["fit_loop"]
+    counted = fit["epoch_progress"]["current"]
+    whole = fit["epoch_loop.batch_progress"]["is_last_batch"]
+    if counted["processed"] == counted["ready"] and not whole:
+        raise RequestError(
+            f"ckpt_path: expected the end of an epoch or a step inside one, found in {path} an "
+            "epoch that --trainer.max_steps cut short, whose other rows would be left out; train "
+            "again with --trainer.max_epochs instead"
+        )
+    epochs, steps = checkpoint["epoch"], checkpoint["global_step"]
+    for option, asked, done in (
+        ("max_epochs", trainer.max_epochs, epochs),
+        ("max_steps", trainer.max_steps, steps),
+    ):
+        if asked is not None and 0 < asked <= done:
+            raise RequestError(
+                f"--trainer.{option}: expected more than the {done:,} that {path} has, found "
+                f"{asked:,}; raise it to go on"
+            )

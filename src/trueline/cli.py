@@ -3,6 +3,8 @@
 This file imports neither torch nor Lightning before it knows that they are needed.
 """
 
+import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -39,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 the run failed a check, 2 the request or the input was wrong.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal or pipe without Δ and µ
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in ("-h", "--help"):
         print(HELP, end="")
@@ -60,6 +65,11 @@ def _run(arguments: list[str]) -> int:
         lightning_cli.run(arguments)
     except (RequestError, CheckFailed) as error:
         return _fail(str(error), error.exit_status)
+    except Exception as error:
+        if os.environ.get("TRUELINE_TRACEBACK"):
+            raise
+        reason = " ".join(str(error).split()) or "no reason given"
+        return _fail(f"{type(error).__name__}: {reason} (set TRUELINE_TRACEBACK=1 to see where)", 1)
     return 0
 
 

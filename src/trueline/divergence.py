@@ -1,5 +1,6 @@
 """Stops a training where it stops being finite, and says which learning rate would do."""
 
+import inspect
 import math
 from typing import Any
 
@@ -42,9 +43,8 @@ def _message(
     h: Any = pl_module.hparams
     if not isinstance(data, RegressionData) or "lr" not in h:
         return f"{message}; lower the learning rate"
-    limit = largest_stable_lr(
-        data.X.numpy(), h.l2, h.weight_decay, h.momentum, h.dampening, h.nesterov
-    )
+    known = inspect.signature(largest_stable_lr).parameters.keys() & h.keys()
+    limit = largest_stable_lr(data.X.numpy(), **{name: h[name] for name in known})
     if h.lr < limit:
         return (
             f"{message}; lr {h.lr} is below the largest stable one for the whole data, "

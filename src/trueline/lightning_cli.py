@@ -79,7 +79,10 @@ def run(arguments: list[str]) -> None:
     except MisconfigurationException as error:
         raise RequestError(one_line(str(error))) from error
     except OSError as error:
-        raise RequestError(f"expected to read and write files, found: {error}") from error
+        raise RequestError(
+            f"expected to read and write files, found: {error}; choose other paths, such as "
+            "--trainer.default_root_dir"
+        ) from error
 
 
 class TruelineCLI(LightningCLI):
@@ -99,7 +102,6 @@ class TruelineCLI(LightningCLI):
             LinearRegression,
             LightningDataModule,
             subclass_mode_data=True,
-            trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
             parser_kwargs=kwargs,
             args=args,
@@ -142,7 +144,7 @@ class TruelineCLI(LightningCLI):
             self.config = parser.parse_args([a for a in arguments if "--print_config" not in a])
             self.subcommand = self.config.get("subcommand")
             if path := self._requested_checkpoint():
-                self.checkpoint = checkpoint.load(path)
+                self.checkpoint = checkpoint.load(path, resume=self.subcommand == "fit")
                 known = set(inspect.signature(LinearRegression).parameters) - {"n_features"}
                 saved = self.checkpoint.get("hyper_parameters", {})
                 for each in self.parsers:
@@ -214,6 +216,8 @@ class TruelineCLI(LightningCLI):
         epochs = max(options.max_epochs or 0, 0)
         if options.check_val_every_n_epoch is None and options.val_check_interval is None:
             options.check_val_every_n_epoch = max(1, epochs // CHECKS_PER_RUN)
+        elif options.check_val_every_n_epoch is None and type(options.val_check_interval) is float:
+            options.check_val_every_n_epoch = 1  # a fraction is one of an epoch
         steps = epochs * getattr(self.datamodule, "steps_per_epoch", 0)
         if options.max_steps > 0:
             steps = min(steps or options.max_steps, options.max_steps)
@@ -256,10 +260,16 @@ class TruelineCLI(LightningCLI):
         checkpoint.save_last(self.trainer)
 
     def before_fit(self) -> None:
-        """Refuse what the cross-check cannot follow, and a log directory that cannot be used."""
+        """Refuse what the cross-check cannot follow, and a training that is at its end."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, CrossCheck):
                 callback.check_settings(self.trainer)
+        if self.checkpoint_path:
+            checkpoint.check_unfinished(self.checkpoint_path, self.checkpoint, self.trainer)
+        self.before_predict()
+
+    def before_predict(self) -> None:
+        """Refuse a log directory that cannot be written or holds another run."""
         if (
             not self.trainer.loggers
             or not self.trainer.log_dir
@@ -280,7 +290,7 @@ class TruelineCLI(LightningCLI):
                 "version or leave the version out"
             )
 
-    before_validate = before_test = before_predict = before_fit
+    before_validate = before_test = before_predict
 
     def _requested_checkpoint(self) -> Path | None:
         """Return the file that --ckpt_path asks for; a line is needed to do anything but fit."""
@@ -289,9 +299,9 @@ class TruelineCLI(LightningCLI):
         asked = self.options.get("ckpt_path")
         if asked is None and self.subcommand != "fit":
             asked = checkpoint.LAST
-        return (
-            checkpoint.find_last(self.runs) if asked == checkpoint.LAST else asked and Path(asked)
-        )
+        if asked == checkpoint.LAST:
+            return checkpoint.find_last(self.runs)
+        return None if asked is None else Path(asked)
 
 
 class CompareCLI(TruelineCLI):
@@ -302,6 +312,8 @@ class CompareCLI(TruelineCLI):
 
     def compare(self) -> None:
         """Run the four rungs."""
+        if self.options.trainer.logger not in (None, True, False):
+            raise RequestError("--trainer.logger: compare logs for itself; leave it out")
         check_request(self.trainer, self.model, self.datamodule)
         self.before_fit()
         compare(self.trainer, self.model, self.datamodule)

@@ -1,5 +1,6 @@
 """The model under Lightning: `w*X + b` with MSELoss and SGD."""
 
+import inspect
 import math
 from typing import Any, Literal
 
@@ -129,11 +130,12 @@ class LinearRegression(LightningModule):
             self.parameters(), h.lr, h.momentum, h.dampening, h.weight_decay, h.nesterov
         )
 
-    def on_train_start(self) -> None:
-        """Let this module's hyperparameters win over those of a checkpoint being resumed."""
-        defaults = self.configure_optimizers().defaults
-        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
-            group.update(defaults)
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let this module's hyperparameters win over those that a checkpoint's optimizer had."""
+        options = inspect.signature(torch.optim.SGD).parameters.keys() & self.hparams.keys()
+        for state in checkpoint.get("optimizer_states", ()):
+            for group in state["param_groups"]:
+                group.update({name: self.hparams[name] for name in options})
 
 
 def _problems(h: Any) -> list[str]:

@@ -82,6 +82,8 @@ def check_counts(options: Any) -> None:
     Raises:
         RequestError: Naming all of them.
     """
+    if options.trainer is None:
+        raise RequestError("trainer: expected options, found null; leave it out of the config")
     wrong = [
         f"--trainer.{name}: expected {what}; found {options.trainer[name]}"
         for name, what in COUNTS.items()
@@ -89,6 +91,14 @@ def check_counts(options: Any) -> None:
         and found < 1
         and not (found == -1 and "-1" in what)
     ]
+    if (options.trainer.gradient_clip_val or 0) < 0:
+        wrong.append(
+            "--trainer.gradient_clip_val: expected a number above 0; found "
+            f"{options.trainer.gradient_clip_val}"
+        )
+    for name in ("limit_train_batches", "val_check_interval"):
+        if options.trainer[name] == 0:
+            wrong.append(f"--trainer.{name}: expected more than 0; found 0")
     if not 0 <= int(options.seed_everything) < 2**32:
         wrong.append(
             f"--seed_everything: expected 0 to {2**32 - 1}; found {options.seed_everything}"

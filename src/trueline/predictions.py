@@ -6,6 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from trueline.errors import RequestError
+
 
 class PredictionWriter(Callback):
     """Writes `predictions.csv` into the log directory, batch by batch.
@@ -18,7 +20,13 @@ class PredictionWriter(Callback):
         self.path = Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # "x": a file of an earlier run is not overwritten.
-        self._file = self.path.open("x", newline="", encoding="utf-8")
+        try:
+            self._file = self.path.open("x", newline="", encoding="utf-8")
+        except FileExistsError as error:
+            raise RequestError(
+                f"expected no file {self.path} yet, found one; move it, or predict with a logger, "
+                "which gives each run a directory"
+            ) from error
         self._rows = csv.writer(self._file, lineterminator="\n")
         self._header_due = True
 

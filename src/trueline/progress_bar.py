@@ -67,8 +67,7 @@ class TrainingBar(ProgressBar):
         every = REFRESH_SECONDS if self._to_terminal else LINE_SECONDS
         if self._enabled and now - self._drawn >= every:
             self._drawn = now
-            epoch = (trainer.global_step / trainer.num_training_batches) // 1
-            self._draw(trainer, int(epoch), outputs["loss"].item())
+            self._draw(trainer, trainer.current_epoch, outputs["loss"].item())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar a last time and leave it standing."""

@@ -35,11 +35,17 @@ class Report(Callback):
 
     def __init__(self) -> None:
         self.result: dict[str, Any] | None = None
+        self._start: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._start = time.perf_counter()
+        self._epochs = trainer.current_epoch
         self._validating = 0.0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count whole passes over the data; Lightning counts one that was cut short as one."""
+        self._epochs += trainer.is_last_batch
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock: validation is not training."""
@@ -52,23 +58,30 @@ class Report(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the result of a training that ran to its end."""
-        self._write(trainer, pl_module, error=None)
+        self._write(trainer, pl_module, self._start or 0.0, error=None)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Write the result of a training that failed after it had started."""
-        if hasattr(self, "_start"):
-            self._write(trainer, pl_module, error=str(exception) or type(exception).__name__)
+        if self._start is not None:
+            self._write(
+                trainer, pl_module, self._start, error=str(exception) or type(exception).__name__
+            )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table, last."""
-        if self.result is not None and self.result["error"] is None:
+        if self.result and self.result["error"] is None and trainer.is_global_zero:
             print_table(self.result)
 
-    def _write(self, trainer: Trainer, pl_module: LightningModule, error: str | None) -> None:
-        seconds = time.perf_counter() - self._start - self._validating
-        self.result = summarise(trainer, pl_module) | {"seconds": seconds, "error": error}
+    def _write(
+        self, trainer: Trainer, pl_module: LightningModule, start: float, error: str | None
+    ) -> None:
+        self.result = summarise(trainer, pl_module) | {
+            "epochs": self._epochs,
+            "seconds": time.perf_counter() - start - self._validating,
+            "error": error,
+        }
         if not trainer.is_global_zero:
             return
         loss, check = self.result["loss"], self.result["crosscheck"]
@@ -86,8 +99,8 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """Say what a run came to.
 
     Returns:
-        The entries of `result.json` but `seconds` and `error`. What is not known is None: the
-        closed form under an L1 penalty, say, or the correlation of several features.
+        The entries of `result.json` but `epochs`, `seconds` and `error`. What is not known is
+        None: the closed form under an L1 penalty, say, or the correlation of several features.
     """
     h: Any = pl_module.hparams
     parameters = {n: p.detach().cpu().double().numpy() for n, p in pl_module.named_parameters()}
@@ -98,7 +111,6 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         "bias": _plain(trained.bias),
         **_fit(getattr(trainer, "datamodule", None), trained, h),
         "steps": trainer.global_step,
-        "epochs": _whole_epochs(trainer),
         "lr": h.lr,
         "log_dir": os.path.normpath(trainer.log_dir)
         if trainer.logger and trainer.log_dir
@@ -115,14 +127,6 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
             "devices": trainer.world_size,
         },
     }
-
-
-def _whole_epochs(trainer: Trainer) -> int:
-    """Count passes over the data; Lightning counts one that was cut short as a whole one."""
-    if not 0 < trainer.num_training_batches < math.inf:
-        return trainer.current_epoch
-    steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-    return trainer.global_step // steps
 
 
 def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:

@@ -81,6 +81,8 @@ class CrossCheck(Callback):
         optimizer: SGD | None = None,
         on_failure: Literal["raise", "warn"] = "raise",
     ) -> None:
+        if on_failure not in ("raise", "warn"):
+            raise ValueError(f"on_failure: expected raise or warn; found {on_failure}")
         self.reference = reference
         self.optimizer = optimizer
         self.on_failure = on_failure
@@ -124,13 +126,19 @@ class CrossCheck(Callback):
         )
         self._optimizer = self.optimizer or _from_hyperparameters(SGD, pl_module.hparams)
         limit, by_value = trainer.gradient_clip_val, trainer.gradient_clip_algorithm == "value"
-        self._clipping = Clipping(limit, "value" if by_value else "norm") if limit else None
+        self._clipping = (
+            Clipping(limit, "value" if by_value else "norm") if limit and limit > 0 else None
+        )
         self._dtype = FOLLOWED[str(trainer.precision)]
-        self._named = list(pl_module.named_parameters())
-        self._initial = self._last = self._parameters()
+        self._initial = self._last = self._parameters(pl_module)
+        self._first_step = trainer.global_step
         self._batch: Any = None
         self._gradients: dict[str, Array] | None = None
-        self._buffers = {n: _momentum_buffer(trainer.optimizers[0], p) for n, p in self._named}
+        self._buffers: dict[str, Array | None] = {
+            # A training that starts anew has no momentum yet, whatever the optimizer holds.
+            name: _momentum_buffer(trainer.optimizers[0], p) if self._first_step else None
+            for name, p in pl_module.named_parameters()
+        }
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -139,19 +147,15 @@ class CrossCheck(Callback):
         # A copy, made before the module has seen the batch: it might change it in place.
         self._last_batch, self._batch = self._batch, _as_arrays(batch, self._dtype)
         self._last_gradients, self._gradients = self._gradients, None
-        self._before = self._parameters()
-        for name, value in self._before.items():
-            if value.tobytes() != self._last[name].tobytes():
-                untouched = np.zeros_like(value)
-                moved = Quantity(f"{name} since the last step", value, self._last[name], untouched)
-                self._compare([moved], lambda _: "not the optimizer but something else changed it")
+        self._before = self._untouched_parameters(pl_module)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Note the gradients that the step will use."""
         self._gradients = {
-            name: np.zeros(p.shape) if p.grad is None else _array(p.grad) for name, p in self._named
+            name: np.zeros(p.shape) if p.grad is None else _array(p.grad)
+            for name, p in pl_module.named_parameters()
         }
 
     @np.errstate(all="ignore")  # a training that diverges is for StopWhenNotFinite to tell
@@ -161,6 +165,11 @@ class CrossCheck(Callback):
         """Take the step in NumPy and compare."""
         u = UNIT_ROUNDOFF[self._dtype]
         loss, gradients, loss_bound, bounds = self._loss_and_gradients(u)
+        if not isinstance(outputs, Mapping) or outputs.get("loss") is None:
+            raise RequestError(
+                f"the cross-check expected training_step to return its loss, found {outputs}; "
+                "return it, or train without the cross-check (--crosscheck off)"
+            )
         found = _array(outputs["loss"])
         compared = [Quantity("loss", found, np.asarray(loss), np.asarray(loss_bound))]
         for name, expected in gradients.items():
@@ -169,9 +178,9 @@ class CrossCheck(Callback):
         if self._clipping:
             bounds = self._clipping.rounding_bound(gradients, bounds, u)
             gradients = self._clipping.clip(gradients)
-        self._last = self._parameters()
+        self._last = self._parameters(pl_module)
         buffers = dict(self._buffers)
-        for name, parameter in self._named:
+        for name, parameter in pl_module.named_parameters():
             state = self._before[name], gradients[name]
             after, momentum = self._optimizer.step(*state, buffers[name])
             allowed = step_bound(self._optimizer, *state, bounds[name], buffers[name], u)
@@ -234,14 +243,18 @@ class CrossCheck(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fail a training in which nothing was compared or nothing moved."""
+        self._untouched_parameters(pl_module)
         unmoved = all(np.array_equal(value, self._initial[n]) for n, value in self._last.items())
-        if self.steps_checked and unmoved:
+        # A training that goes on may have come to where a step is less than a rounding.
+        if self.steps_checked and unmoved and not self._first_step:
             self._fail_empty(f"some parameter to move in {self.steps_checked} steps, found none")
         self.on_fit_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fail also a training that ended before it began, as one that has no epochs left does."""
-        if not self.steps_checked:
+        if self.steps_checked:
+            self._untouched_parameters(pl_module)
+        else:
             self._fail_empty("an optimizer step to compare, found none; train for more epochs")
 
     def _fail_empty(self, expected: str) -> None:
@@ -249,8 +262,19 @@ class CrossCheck(Callback):
         if self.on_failure == "raise":
             raise CheckFailed(f"cross-check failed: {self.nothing_learned}")
 
-    def _parameters(self) -> dict[str, Array]:
-        return {name: _array(p) for name, p in self._named}
+    @staticmethod
+    def _parameters(pl_module: LightningModule) -> dict[str, Array]:
+        return {name: _array(p) for name, p in pl_module.named_parameters()}
+
+    def _untouched_parameters(self, pl_module: LightningModule) -> dict[str, Array]:
+        """Return the parameters, after checking that they are bit by bit what the step left."""
+        parameters = self._parameters(pl_module)
+        for name, value in parameters.items():
+            if value.tobytes() != self._last[name].tobytes():
+                zero = np.zeros_like(value)
+                moved = Quantity(f"{name} since the last step", value, self._last[name], zero)
+                self._compare([moved], lambda _: "not the optimizer but something else changed it")
+        return parameters
 
     def _compare(self, quantities: list[Quantity], cause: Callable[[str], str | None]) -> None:
         """Keep the worst deviation, and act on the first one out of its bound."""

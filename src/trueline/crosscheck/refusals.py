@@ -2,6 +2,10 @@
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+)
 
 from trueline.errors import RequestError
 
@@ -27,6 +31,10 @@ def refused_settings(trainer: Trainer) -> list[str]:
         refused.append(f"{trainer.world_size} processes (it follows 1)")
     if trainer.accumulate_grad_batches > 1:
         refused.append(f"accumulate_grad_batches {trainer.accumulate_grad_batches}")
+    changing = (GradientAccumulationScheduler, StochasticWeightAveraging)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, changing):
+            refused.append(type(callback).__name__)
     return refused
 
 

@@ -64,16 +64,26 @@ class BatchLoader:
         self.y = y
         self.batch_size = batch_size
         self.sampler = order
+        self.position = 0
+        self._start = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of the epoch have been served, for a checkpoint."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after that many batches in the epoch that comes next, and in it alone."""
+        self._start = state["position"] % len(self)  # at the end of an epoch the next one is whole
 
     def __len__(self) -> int:
         return -(-len(self.X) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if not self.sampler.shuffle:
-            yield from zip(
-                self.X.split(self.batch_size), self.y.split(self.batch_size), strict=True
-            )
-            return
         # Read here, at the first batch: set_epoch comes after iter().
-        for rows in self.sampler.rows(self.sampler.epoch).split(self.batch_size):
-            yield self.X[rows], self.y[rows]
+        start, self._start = self._start, 0
+        order = self.sampler.rows(self.sampler.epoch) if self.sampler.shuffle else None
+        for k in range(start, len(self)):
+            self.position = k + 1
+            rows = slice(k * self.batch_size, (k + 1) * self.batch_size)
+            at = rows if order is None else order[rows]
+            yield self.X[at], self.y[at]

@@ -39,8 +39,9 @@ class RegressionData(LightningDataModule):
             features = features.reshape(-1, 1)
         if wrong := _problems(features, targets, batch_size, seed):
             raise ValueError("; ".join(wrong))
-        self.X = torch.from_numpy(np.ascontiguousarray(features))
-        self.y = torch.from_numpy(np.ascontiguousarray(targets))
+        # Copies: what the caller does to the arrays later must not change the training.
+        self.X = torch.from_numpy(np.array(features, order="C"))
+        self.y = torch.from_numpy(np.array(targets, order="C"))
         self.n_samples, self.n_features = features.shape
         self.batch_size = batch_size
         self.order = RowOrder(self.n_samples, shuffle, seed)
