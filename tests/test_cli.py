@@ -276,3 +276,13 @@ def test_process_prints_its_table_alone(process: Cli) -> None:
     lines = run.stdout.strip().splitlines()
     assert lines[0].split() == ["trained", "closed", "form"]
     assert lines[-1].split() == ["log", "directory", "lightning_logs/version_0"]
+
+
+def test_lr_above_the_limit_is_told_before_the_numbers_overflow(cli: Cli) -> None:
+    run = cli(*FIT, "60", "--model.lr", "0.0055")
+    assert run.status == 0
+    # 2/λmax of the article's points, worked out here from [X 1] itself.
+    A = np.column_stack([x, np.ones(15)])
+    limit = 2 / np.linalg.svd(A, compute_uv=False)[0] ** 2 / (2 / 15)
+    assert run.result()["largest_stable_lr"] == pytest.approx(limit, rel=1e-12)
+    assert "no: lr is above the largest stable one, 0.004938" in run.stdout

@@ -333,7 +333,8 @@ def test_crosscheck_catches_parameter_moved_after_the_last_step(
 ) -> None:
     _, message = train(make_trainer, model(n_features=2), "64-true")
     assert message is not None
-    assert "bias since the last step at step 11:" in message
+    assert "bias since the last step at step 11: expected" in message
+    assert "unchanged, found" in message
 
 
 def test_crosscheck_expects_no_momentum_in_a_new_training(make_trainer: Any) -> None:

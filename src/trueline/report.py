@@ -1,5 +1,6 @@
 """The end of a run: `result.json`, and the same as a short table."""
 
+import inspect
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from trueline import tensorboard
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
 from trueline.reference import mean_squared_error, predict
-from trueline.reference.solve import Line, correlation, least_squares
+from trueline.reference.solve import Line, correlation, largest_stable_lr, least_squares
 
 CONVERGED_WITHIN = 1e-6
 """A run has converged when its predictions are, in root mean square, this close to those of the
@@ -131,14 +132,25 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
 
 def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     """Hold the trained line against the data and against the closed form."""
-    names = ("loss", "n_samples", "n_features", "correlation", "converged", "closed_form")
-    fit: dict[str, Any] = dict.fromkeys(names)
+    fit: dict[str, Any] = dict.fromkeys(
+        (
+            "loss",
+            "n_samples",
+            "n_features",
+            "correlation",
+            "largest_stable_lr",
+            "converged",
+            "closed_form",
+        )
+    )
     if not isinstance(data, RegressionData):
         return fit
     X, y = data.X.double().numpy(), data.y.double().numpy()
     with np.errstate(over="ignore", invalid="ignore"):
         fit |= {"loss": mean_squared_error(X, y, *trained)}
     fit |= {"n_samples": data.n_samples, "n_features": data.n_features}
+    known = inspect.signature(largest_stable_lr).parameters.keys() & h.keys()
+    fit["largest_stable_lr"] = largest_stable_lr(X, **{name: h[name] for name in known})
     if data.n_features == 1 and np.ptp(X) > 0 and np.ptp(y) > 0:
         fit["correlation"] = correlation(X, y)
     if h.l1:
@@ -169,9 +181,12 @@ def print_table(result: dict[str, Any]) -> None:
             label = f"{name}[{i}]" if len(found) > 1 else name
             print(f"{label:<12}{_number(value):>14}{_number(target):>16}".rstrip())
     check, n_samples = result["crosscheck"], result["n_samples"]
+    advice = "not yet: give more epochs, or with mini-batches a smaller lr"
+    if (limit := result["largest_stable_lr"]) and result["lr"] > limit:
+        advice = f"no: lr is above the largest stable one, {limit:.4g}"
     converged = {
         True: "yes",
-        False: "not yet: give more epochs, or with mini-batches a smaller lr",
+        False: advice,
         None: None,
     }
     facts = {

@@ -50,6 +50,11 @@ class Failure(NamedTuple):
 
     def __str__(self) -> str:
         cause = f"; likely cause: {self.cause}" if self.cause else ""
+        if self.bound == 0:
+            return (
+                f"{self.quantity} at step {self.step}: expected {self.expected:.17g} unchanged, "
+                f"found {self.found:.17g}{cause}"
+            )
         return (
             f"{self.quantity} at step {self.step}: expected {self.expected:.17g} within "
             f"{self.bound:.2g}, found {self.found:.17g}, {self.ratio:.3g} times the bound{cause}"
