@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from test_planted_bugs import PLANTED
+from trueline.baselines import train_builtin
+from trueline.reference import article
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -95,6 +100,19 @@ def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     namespace: dict[str, Any] = {}
     exec(block, namespace)
     assert namespace["trainer"].global_step == 100
+
+
+def test_readme_says_where_float32_stalls() -> None:
+    (said,) = re.findall(r"in float32 the bias of the 15 points stalls at (\d+\.\d+)", README)
+    X, y = torch.tensor(article.X[:, 0]).float(), torch.tensor(article.y).float()
+    bias = train_builtin(X, y, weight=0.0, bias=0.0, lr=0.001, epochs=50_000).bias
+    assert bias[-1] == bias[-5000]
+    assert f"{bias[-1]:.3f}" == said
+
+
+def test_readme_counts_the_planted_bugs() -> None:
+    assert "Twenty-nine planted errors" in README
+    assert len(PLANTED) == 29
 
 
 def test_readme_names_targets_and_files_that_exist() -> None:
