@@ -80,3 +80,10 @@ def test_config_trains(path: Path, cli: Cli, tmp_path: Path) -> None:
     assert (result["epochs"], result["crosscheck"]["passed"]) == (3, True)
     expected = {"cpu": "cpu", "gpu": "cuda"}.get(path.stem, result["environment"]["accelerator"])
     assert result["environment"]["accelerator"] == expected
+
+
+def test_config_turns_the_crosscheck_off_with_a_bare_off(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "off.yaml").write_text("crosscheck: off\n")  # to YAML that is False
+    run = cli("fit", "--config", "off.yaml", "--trainer.max_epochs", "2")
+    assert run.status == 0, run.stderr
+    assert run.result()["crosscheck"] is None

@@ -128,7 +128,7 @@ class TruelineCLI(LightningCLI):
         parser.link_arguments("data.n_features", "model.n_features", apply_on="instantiate")
         parser.add_argument(
             "--crosscheck",
-            type=Literal["raise", "warn", "off"],
+            type=Literal["raise", "warn", "off", False],  # YAML reads off as False
             default="raise",
             help="What to do where training and the NumPy reference differ by more than rounding.",
         )
@@ -237,7 +237,7 @@ class TruelineCLI(LightningCLI):
             return [PredictionWriter(), *bar]
         # Each callback, used or not, costs a step 3 % of its time in Lightning: none to spare.
         mine: list[Callback] = [StopWhenNotFinite(), Scalars(), Report()]
-        if self.options.crosscheck != "off":
+        if self.options.crosscheck not in ("off", False):
             mine.insert(1, CrossCheck(on_failure=self.options.crosscheck))
         own_saver = any(isinstance(c, ModelCheckpoint) for c in given)
         unsaved = options.enable_checkpointing is False or options.logger is False
