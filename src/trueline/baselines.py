@@ -44,7 +44,7 @@ def train_autograd(
         b.grad.zero_()
     with torch.no_grad():
         seen.append((((y - (w * X + b)) ** 2).mean().item(), w.item(), b.item()))
-    return _trace(seen)
+    return as_trace(seen)
 
 
 def train_builtin(
@@ -64,9 +64,10 @@ def train_builtin(
         optimizer.step()
     with torch.no_grad():
         seen.append((loss(w * X + b, y).item(), w.item(), b.item()))
-    return _trace(seen)
+    return as_trace(seen)
 
 
-def _trace(seen: list[tuple[float, float, float]]) -> Trace:
+def as_trace(seen: list[tuple[float, float, float]]) -> Trace:
+    """Turn what was seen at each epoch, `(loss, weight, bias)`, into a trace."""
     loss, weight, bias = np.array(seen).T
     return Trace(loss, weight[:, None], bias)

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from trueline.baselines import train_autograd, train_builtin
+from trueline.baselines import as_trace, train_autograd, train_builtin
 from trueline.data import RegressionData
 from trueline.errors import RequestError
 from trueline.module import LinearRegression
@@ -70,11 +70,10 @@ def check_request(trainer: Trainer, model: LinearRegression, data: Any) -> None:
         wrong.append(
             f"--data.batch_size: expected full batch, found {data.batch_size}; leave it out"
         )
-    plain = {"momentum": 0, "weight_decay": 0, "l1": 0, "l2": 0}
     wrong += [
         f"--model.{name}: expected 0, found {model.hparams[name]}; leave it out"
-        for name, value in plain.items()
-        if model.hparams[name] != value
+        for name in ("momentum", "weight_decay", "l1", "l2")
+        if model.hparams[name]
     ]
     if trainer.gradient_clip_val:
         wrong.append(
@@ -158,8 +157,7 @@ def _rungs(
 
     def train_lightning() -> Trace:
         trainer.fit(model, datamodule=data)
-        loss, weight, bias = np.array(recorder.seen).T
-        return Trace(loss, weight[:, None], bias)
+        return as_trace(recorder.seen)
 
     return {
         "1-numpy": lambda: train(data.X.numpy(), data.y.numpy(), [weight], bias, SGD(lr), epochs),

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,6 +35,12 @@ class StopWhenNotFinite(Callback):
                 raise CheckFailed(_message(trainer, pl_module, trainer.global_step, name, value))
 
 
+def stable_limit(data: RegressionData, hyperparameters: Mapping[str, Any]) -> float:
+    """Return `largest_stable_lr` for all rows of `data` and the hyperparameters that it knows."""
+    known = inspect.signature(largest_stable_lr).parameters.keys() & hyperparameters.keys()
+    return largest_stable_lr(data.X.numpy(), **{name: hyperparameters[name] for name in known})
+
+
 def _message(
     trainer: Trainer, pl_module: LightningModule, step: int, quantity: str, value: Tensor
 ) -> str:
@@ -43,8 +50,7 @@ def _message(
     h: Any = pl_module.hparams
     if not isinstance(data, RegressionData) or "lr" not in h:
         return f"{message}; lower the learning rate"
-    known = inspect.signature(largest_stable_lr).parameters.keys() & h.keys()
-    limit = largest_stable_lr(data.X.numpy(), **{name: h[name] for name in known})
+    limit = stable_limit(data, h)
     if h.lr < limit:
         return (
             f"{message}; lr {h.lr} is below the largest stable one for the whole data, "

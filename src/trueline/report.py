@@ -1,6 +1,5 @@
 """The end of a run: `result.json`, and the same as a short table."""
 
-import inspect
 import json
 import math
 import os
@@ -20,8 +19,9 @@ import trueline
 from trueline import tensorboard
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
+from trueline.divergence import stable_limit
 from trueline.reference import mean_squared_error, predict
-from trueline.reference.solve import Line, correlation, largest_stable_lr, least_squares
+from trueline.reference.solve import Line, correlation, least_squares
 
 CONVERGED_WITHIN = 1e-6
 """A run has converged when its predictions are, in root mean square, this close to those of the
@@ -59,28 +59,25 @@ class Report(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the result of a training that ran to its end."""
-        self._write(trainer, pl_module, self._start or 0.0, error=None)
+        self._write(trainer, pl_module, error=None)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Write the result of a training that failed after it had started."""
-        if self._start is not None:
-            self._write(
-                trainer, pl_module, self._start, error=str(exception) or type(exception).__name__
-            )
+        self._write(trainer, pl_module, error=str(exception) or type(exception).__name__)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table, last."""
         if self.result and self.result["error"] is None and trainer.is_global_zero:
             print_table(self.result)
 
-    def _write(
-        self, trainer: Trainer, pl_module: LightningModule, start: float, error: str | None
-    ) -> None:
+    def _write(self, trainer: Trainer, pl_module: LightningModule, error: str | None) -> None:
+        if self._start is None:
+            return  # it failed before training, so there is no result
         self.result = summarise(trainer, pl_module) | {
             "epochs": self._epochs,
-            "seconds": time.perf_counter() - start - self._validating,
+            "seconds": time.perf_counter() - self._start - self._validating,
             "error": error,
         }
         if not trainer.is_global_zero:
@@ -132,25 +129,15 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
 
 def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     """Hold the trained line against the data and against the closed form."""
-    fit: dict[str, Any] = dict.fromkeys(
-        (
-            "loss",
-            "n_samples",
-            "n_features",
-            "correlation",
-            "largest_stable_lr",
-            "converged",
-            "closed_form",
-        )
-    )
+    names = "loss n_samples n_features correlation largest_stable_lr converged closed_form"
+    fit: dict[str, Any] = dict.fromkeys(names.split())
     if not isinstance(data, RegressionData):
         return fit
     X, y = data.X.double().numpy(), data.y.double().numpy()
     with np.errstate(over="ignore", invalid="ignore"):
-        fit |= {"loss": mean_squared_error(X, y, *trained)}
+        fit["loss"] = mean_squared_error(X, y, *trained)
     fit |= {"n_samples": data.n_samples, "n_features": data.n_features}
-    known = inspect.signature(largest_stable_lr).parameters.keys() & h.keys()
-    fit["largest_stable_lr"] = largest_stable_lr(X, **{name: h[name] for name in known})
+    fit["largest_stable_lr"] = stable_limit(data, h)
     if data.n_features == 1 and np.ptp(X) > 0 and np.ptp(y) > 0:
         fit["correlation"] = correlation(X, y)
     if h.l1:
@@ -184,11 +171,7 @@ def print_table(result: dict[str, Any]) -> None:
     advice = "not yet: give more epochs, or with mini-batches a smaller lr"
     if (limit := result["largest_stable_lr"]) and result["lr"] > limit:
         advice = f"no: lr is above the largest stable one, {limit:.4g}"
-    converged = {
-        True: "yes",
-        False: advice,
-        None: None,
-    }
+    converged = {True: "yes", False: advice, None: None}
     facts = {
         "rows": f"{n_samples:,}" if n_samples else None,
         "correlation": _number(result["correlation"]) or None,
