@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: fit compare test lint tensorboard clean
+.PHONY: fit compare crosscheck test lint alarms cost tensorboard clean
 
 fit: .venv/installed            ## train the article's 15 points
 	$(BIN)/trueline fit
 
 compare: .venv/installed        ## the four ways to the line side by side
 	$(BIN)/trueline compare
+
+crosscheck: .venv/installed     ## the same training under every setting of this machine
+	$(BIN)/trueline crosscheck
 
 test: .venv/installed-test      ## the whole suite
 	$(BIN)/pytest -n 2
@@ -18,6 +21,12 @@ lint: .venv/installed-dev       ## style, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+alarms: .venv/installed-test    ## 10,000 healthy trainings, none may exceed its bound
+	$(BIN)/python benchmarks/false_alarms.py --out benchmarks/results/false_alarms.md
+
+cost: .venv/installed           ## what checking every step costs
+	$(BIN)/python benchmarks/crosscheck_cost.py
 
 tensorboard: .venv/installed    ## look at the runs in lightning_logs
 	$(BIN)/tensorboard --logdir lightning_logs

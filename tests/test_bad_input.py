@@ -89,8 +89,19 @@ CASES = (
     ),
     ("fit --ckpt_path=", "ckpt_path: expected a checkpoint file"),
     # What the cross-check cannot follow.
-    ("fit --trainer.precision bf16-mixed", "precision bf16-mixed|--crosscheck off"),
-    ("fit --trainer.accumulate_grad_batches 2", "accumulate_grad_batches 2|--crosscheck off"),
+    ("fit --trainer.precision 16-true", "precision 16-true|--crosscheck off"),
+    (
+        "fit --trainer.callbacks StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1",
+        "StochasticWeightAveraging|--crosscheck off",
+    ),
+    # Schedules.
+    ("fit --model.schedule.name StepLR", "schedule: expected options of StepLR|step_size"),
+    ("fit --model.schedule.name Steps", "schedule: expected under name a class|found Steps"),
+    # What crosscheck cannot do.
+    ("crosscheck --precisions 8-true", "--precisions: expected some of|found 8-true"),
+    ("crosscheck --accelerators cuda", "--accelerators: expected some of cpu|found cuda"),
+    ("crosscheck --devices two", "--devices: expected numbers above 0, found two"),
+    ("crosscheck --model.lr 0", "lr: expected a finite number above 0"),
     # What compare cannot do.
     ("compare --data.batch_size 5", "--data.batch_size: expected full batch|found 5|leave it out"),
     ("compare --model.l1 0.1", "--model.l1: expected 0|found 0.1|leave it out"),

@@ -4,13 +4,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from trueline.crosscheck import CrossCheck
-from trueline.data import DummyData
+from trueline.data import DummyData, RegressionData
 from trueline.module import LinearRegression
+from trueline.reference.article import X, y
+
+
+class Targets(RegressionData):
+    """The article's points with as many targets, and row k of weight k."""
+
+    def __init__(
+        self, batch_size: int | None = None, shuffle: bool = False, n_targets: int = 2
+    ) -> None:
+        targets = y[:, None] * np.arange(1, n_targets + 1)
+        super().__init__(X, targets, batch_size, shuffle, sample_weight=np.arange(1, 16))
 
 
 def fit(
@@ -30,6 +42,39 @@ def fit(
 
 # The saver is left out when going on, so that it saves nothing over what the test compares.
 going_on = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+
+
+@going_on
+@pytest.mark.parametrize("step", [1, 6, 8])
+def test_resumed_run_of_targets_and_weights_is_the_same_to_the_bit(
+    make_trainer: Any, tmp_path: Path, step: int
+) -> None:
+    def train(**options: Any) -> LinearRegression:
+        torch.manual_seed(0)
+        model, data = LinearRegression(n_targets=2, momentum=0.9), Targets(4, shuffle=True)
+        make_trainer(max_epochs=3, enable_checkpointing=True, **options).fit(
+            model, data, ckpt_path=saved if "callbacks" not in options else None
+        )
+        return model
+
+    saved = tmp_path / f"step={step}.ckpt"
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    whole, resumed = train(callbacks=[saver]), train()
+    assert torch.equal(resumed.weight, whole.weight)
+    assert torch.equal(resumed.bias, whole.bias)
+
+
+@pytest.mark.parametrize("command", ["fit --trainer.max_epochs=3", "predict", "validate"])
+def test_checkpoint_of_other_targets_is_refused(cli: Any, command: str) -> None:
+    options = ("--data=test_checkpoint.Targets", "--crosscheck=off")
+    assert cli("fit", "--trainer.max_epochs=2", *options).status == 0
+    again = (*command.split(), *options, "--ckpt_path=last")
+    run = cli(*again, "--data.n_targets=3")
+    assert run.status == 2
+    assert "{'weight': (1, 3), 'bias': (3,)}" in run.stderr
+    assert "found {'weight': (1, 2), 'bias': (2,)}" in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert cli(*again).status == 0  # and one of the same targets is not
 
 
 @going_on

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from sklearn.linear_model import LinearRegression as Peer
 
 from conftest import Run
 from trueline import __version__
 from trueline.cli import COMMANDS
-from trueline.data import DummyData
+from trueline.data import DummyData, RegressionData
 from trueline.module import LinearRegression
 from trueline.reference.article import X, y
+from trueline.report import Report
 
 Cli = Callable[..., Run]
 x = X[:, 0].astype(float)
@@ -43,6 +45,33 @@ def mse(result: dict[str, Any]) -> float:
 
 def files(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+class Wide(RegressionData):
+    """Twenty rows of as many features and targets as a test wants."""
+
+    def __init__(
+        self,
+        batch_size: int | None = None,
+        n_features: int = 1,
+        n_targets: int = 1,
+        weighted: bool = False,
+    ) -> None:
+        rng = np.random.default_rng(0)
+        X = rng.normal(size=(20, n_features))
+        # Targets of very different sizes: each must converge by its own.
+        y = (X @ np.ones((n_features, n_targets)) + rng.normal(size=(20, n_targets))) * 10 ** (
+            2.0 * np.arange(n_targets)
+        )
+        weights = rng.uniform(0.1, 5, 20) if weighted else None
+        super().__init__(X, y, batch_size, sample_weight=weights)
+
+
+def wide(n_features: int, n_targets: int, weighted: bool = False) -> tuple[str, ...]:
+    """Return the options for such data, without the cross-check."""
+    sizes = {"n_features": n_features, "n_targets": n_targets, "weighted": weighted}
+    own = [f"--data.{name}={str(value).lower()}" for name, value in sizes.items()]
+    return ("--data=test_cli.Wide", *own, "--crosscheck=off")
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
@@ -70,7 +99,8 @@ def test_help_shows_own_options_before_the_trainers(
     own |= {f"--data.{name}" for name in inspect.signature(DummyData).parameters}
     before, trainer, _ = run.stdout.partition("--trainer")
     assert trainer
-    assert {"--crosscheck", *own} - {"--model.n_features"} <= set(re.findall(r"--[\w.]+", before))
+    own -= {"--model.n_features", "--model.n_targets"}  # the data's own
+    assert {"--crosscheck", *own} <= set(re.findall(r"--[\w.]+", before))
 
 
 def test_command_line_wins_over_config_and_config_over_checkpoint(cli: Cli, tmp_path: Path) -> None:
@@ -155,7 +185,8 @@ def test_result_holds_the_contract_with_right_values(
     np.testing.assert_allclose([result["weight"], result["bias"]], [w, b], rtol=1e-12)
     assert (result["steps"], result["epochs"]) == (steps, epochs)
     assert result["loss"] == pytest.approx(mse(result), rel=1e-14)
-    assert (result["lr"], result["n_samples"], result["n_features"]) == (0.001, 15, 1)
+    assert (result["lr"], result["n_samples"]) == (0.001, 15)
+    assert (result["n_features"], result["n_targets"]) == (1, 1)
     assert result["converged"] is False
     assert result["error"] is None
     slope, intercept = np.polyfit(x, y, 1)
@@ -169,7 +200,7 @@ def test_result_holds_the_contract_with_right_values(
     assert result["log_dir"] == "lightning_logs/version_0"
     check = result["crosscheck"]
     assert 0 < check.pop("worst_ratio") < 1
-    assert check == {"passed": True, "steps_checked": steps, "first_failure": None}
+    assert {"passed": True, "steps_checked": steps, "first_failure": None}.items() <= check.items()
     found = result["environment"]
     for package in ("torch", "lightning", "numpy", "trueline"):
         assert found[package].split("+")[0] == importlib.metadata.version(package).split("+")[0]
@@ -183,14 +214,103 @@ def test_table_says_the_numbers_of_the_result(cli: Cli) -> None:
     rows = {line.split()[0]: line.split()[1:] for line in run.stdout.splitlines() if line}
     for name in LINE:
         assert rows[name] == [f"{result[name]:.6f}", f"{result['closed_form'][name]:.6f}"]
-    assert rows["rows"] == ["15"]
+    assert " ".join(rows["rows"]) == "15, each once in every epoch"
     assert rows["correlation"] == [f"{result['correlation']:.6f}"]
     assert " ".join(rows["training"]).startswith("900 epochs, 900 steps, lr 0.005, ")
     assert rows["converged"] == ["yes"]
     assert rows["cross-check"][:3] == ["passed:", "900", "steps"]
-    assert f"{result['crosscheck']['worst_ratio']:.2f}" in rows["cross-check"]
+    for name, ratio in result["crosscheck"]["worst_ratios"].items():
+        assert f"{ratio:.2f} in {name}" in " ".join(rows["deviations"])
     assert rows["log"] == ["directory", result["log_dir"]]
     assert list(rows)[-1] == "log"
+
+
+@pytest.mark.parametrize(("n_features", "n_targets"), [(2, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fit_of_targets_and_weights_ends_at_the_closed_form(
+    n_features: int, n_targets: int, weighted: bool, cli: Cli
+) -> None:
+    data = Wide(None, n_features, n_targets, weighted)
+    weights = None if data.sample_weight is None else data.sample_weight.numpy()
+    options = (*wide(n_features, n_targets, weighted), "--model.lr=0.1", "--model.momentum=0.9")
+    run = cli(*FIT, "800", *options)
+    assert run.status == 0, run.stderr
+    result = run.result()
+    assert (result["n_features"], result["n_targets"]) == (n_features, n_targets)
+    assert (result["converged"], result["correlation"]) == (True, None)
+    X, y = data.X.numpy(), data.y.numpy()
+    peer = Peer().fit(X, y, sample_weight=weights)
+    r = peer.predict(X) - y
+    loss = np.average(r * r if n_targets == 1 else np.mean(r * r, axis=1), weights=weights)
+    for found, rtol in ((result, 1e-4), (result["closed_form"], 1e-9)):
+        assert found["loss"] == pytest.approx(loss, rel=rtol)
+        np.testing.assert_allclose(found["weight"], peer.coef_.T, rtol=rtol)
+        np.testing.assert_allclose(found["bias"], peer.intercept_, rtol=rtol)
+    rows = {line.split()[0]: line.split()[1:] for line in run.stdout.splitlines() if line}
+    names = [f"weight[{j},{t}]" for j in range(n_features) for t in range(n_targets)]
+    names = names if n_targets > 1 else [f"weight[{j}]" for j in range(n_features)]
+    biases = [f"bias[{t}]" for t in range(n_targets)] if n_targets > 1 else ["bias"]
+    assert list(rows)[1 : len(names) + len(biases) + 2] == [*names, *biases, "loss"]
+    for name, value in zip(names, np.ravel(result["weight"]), strict=True):
+        assert float(rows[name][0]) == pytest.approx(value, rel=1e-4)
+    assert "correlation" not in rows
+
+
+def test_target_that_has_not_converged_is_not_hidden_by_another(make_trainer: Any) -> None:
+    X = np.arange(-2.0, 3.0)
+    # The second target is at right angles to X and to 1: from zero, it is there at the start.
+    y = np.column_stack([3 * X + [0, 1, 0, 1, 0], 1e9 * np.array([-1.0, 2.0, 0.0, -2.0, 1.0])])
+    for epochs, converged in ((1, False), (500, True)):
+        report, model = Report(), LinearRegression(n_targets=2, lr=0.1, init="zeros")
+        make_trainer(max_epochs=epochs, callbacks=[report]).fit(model, RegressionData(X, y))
+        assert report.result is not None
+        assert report.result["converged"] is converged
+
+
+@pytest.mark.parametrize(
+    ("n_features", "n_targets", "shown", "more"), [(11, 1, 12, 0), (12, 1, 12, 1), (9, 3, 12, 18)]
+)
+def test_table_of_many_entries_is_cut(
+    n_features: int, n_targets: int, shown: int, more: int, cli: Cli
+) -> None:
+    for logger, where in (("true", " in result.json"), ("false", "")):
+        run = cli(*FIT, "2", *wide(n_features, n_targets), f"--trainer.logger={logger}")
+        assert run.status == 0, run.stderr
+        assert len(re.findall(r"^(?:weight|bias)", run.stdout, re.MULTILINE)) == shown
+        said = re.findall("^….*$", run.stdout, re.MULTILINE)
+        assert said == ([f"… and {more} more{where}"] if more else [])
+        assert len(re.findall("^loss", run.stdout, re.MULTILINE)) == 1
+
+
+def test_predictions_of_several_targets_have_a_column_each(cli: Cli, tmp_path: Path) -> None:
+    options = wide(2, 3, weighted=True)
+    run = cli(*FIT, "2", *options)
+    assert cli("predict", *options, "--data.batch_size=7").status == 0
+    with (tmp_path / "lightning_logs/version_1/predictions.csv").open() as lines:
+        header, *rows = csv.reader(lines)
+    assert header == ["X_0", "X_1", "prediction_0", "prediction_1", "prediction_2"]
+    result, X = run.result(), Wide(None, 2, 3).X.numpy()
+    expected = X @ np.array(result["weight"]) + result["bias"]
+    np.testing.assert_allclose(np.array(rows, float), np.hstack([X, expected]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (wide(2, 1), "n_features 2, n_targets 1 and no sample weights"),
+        (wide(1, 3), "n_features 1, n_targets 3 and no sample weights"),
+        (wide(1, 1, weighted=True), "n_features 1, n_targets 1 and sample weights"),
+    ],
+    ids=["features", "targets", "weights"],
+)
+def test_compare_refuses_features_targets_and_weights(
+    data: tuple[str, ...], words: str, cli: Cli, tmp_path: Path
+) -> None:
+    run = cli("compare", "--trainer.max_epochs=2", *data)
+    assert run.status == 2
+    assert "expected n_features 1, n_targets 1 and no sample weights, as DummyData" in run.stderr
+    assert f"found {words}" in run.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_validate_test_and_predict_use_the_newest_run(cli: Cli, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trueline.reference import Clipping
-from trueline.reference.rounding import UNIT_ROUNDOFF
+from trueline.reference.rounding import DOUBLE
 
 ALGORITHMS = ("norm", "value")
 
@@ -72,7 +72,7 @@ def test_clipping_bound_holds(seed: int, limit: float, algorithm: str, spread: f
         for name, g in gradients.items()
     }
     clipping = Clipping(limit, algorithm)
-    allowed = clipping.rounding_bound(gradients, bounds, UNIT_ROUNDOFF["float64"])
+    allowed = clipping.rounding_bound(gradients, bounds, DOUBLE)
     found, expected = by_torch(off, limit, algorithm), clipping.clip(gradients)
     for name in gradients:
         assert (np.abs(found[name] - expected[name]) <= allowed[name]).all()
@@ -84,7 +84,7 @@ def test_clipping_bound_sees_a_limit_that_is_off() -> None:
     gradients = draw(0, 10.0)
     bounds = {name: 1e-12 * np.abs(g) for name, g in gradients.items()}
     clipping = Clipping(1.0)
-    allowed = clipping.rounding_bound(gradients, bounds, UNIT_ROUNDOFF["float64"])
+    allowed = clipping.rounding_bound(gradients, bounds, DOUBLE)
     wrong = by_torch(gradients, 1.0 + 1e-9, "norm")
     for name, expected in clipping.clip(gradients).items():
         assert (np.abs(wrong[name] - expected) > allowed[name]).all()

@@ -16,14 +16,11 @@ from hypothesis import strategies as st
 
 from test_reference_sgd import settings_of_sgd
 from trueline.reference import SGD, LeastSquares, article
-from trueline.reference.rounding import (
-    UNIT_ROUNDOFF,
-    gamma,
-    least_squares_bound,
-    step_bound,
-)
+from trueline.reference.rounding import DOUBLE, FLOAT32, FLOAT64, SINGLE, gamma, step_bound
 
-DTYPES = ("float64", "float32")
+ARITHMETIC = {"float64": FLOAT64, "float32": FLOAT32}
+UNIT_ROUNDOFF = {"float64": DOUBLE, "float32": SINGLE}
+DTYPES = tuple(ARITHMETIC)
 decades = st.floats(-6, 6).map(lambda exponent: 10**exponent)
 
 
@@ -84,7 +81,9 @@ def by_fractions(
 
 
 def bounds(at: dict[str, np.ndarray], dtype: str, l1: float = 0.0, l2: float = 0.0) -> Any:
-    loss, gradients = least_squares_bound(**at, l1=l1, l2=l2, unit_roundoff=UNIT_ROUNDOFF[dtype])
+    parameters = {"weight": at["weight"], "bias": at["bias"]}
+    judge = LeastSquares(l1, l2)
+    loss, gradients = judge.rounding_bound(parameters, (at["X"], at["y"]), ARITHMETIC[dtype])
     return {"loss": loss, **gradients}
 
 

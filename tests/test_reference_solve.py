@@ -1,7 +1,8 @@
 """`reference.solve`: closed forms and the largest stable learning rate.
 
-Oracles: figures certified by NIST, scikit-learn's Ridge, exact rational arithmetic, a gradient that
-must be zero at a minimum, and trainings just below and just above the limit.
+Oracles: figures certified by NIST, scikit-learn's LinearRegression and Ridge, exact rational
+arithmetic, a gradient that must be zero at a minimum, and trainings just below and just above the
+limit.
 """
 
 import json
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LinearRegression, Ridge
 
 from trueline.reference import SGD, LeastSquares, article, mean_squared_error, train
 from trueline.reference.solve import (
@@ -116,6 +117,62 @@ def test_least_squares_leaves_no_gradient(l2: float, weight_decay: float) -> Non
     by_bias = 2 * r.mean() + weight_decay * line.bias
     np.testing.assert_allclose(by_weight, 0, atol=1e-12)
     np.testing.assert_allclose(by_bias, 0, atol=1e-12)
+
+
+def random_targets(n_targets: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return X, y with that many columns, and sample weights over three orders of magnitude."""
+    X, _ = random_problem(40, 5)
+    rng = np.random.default_rng(n_targets)
+    y = X @ rng.normal(size=(5, n_targets)) + [3.0] + rng.normal(size=(40, n_targets))
+    return X, y, 10 ** rng.uniform(-2, 1, 40)
+
+
+@pytest.mark.parametrize("n_targets", [1, 2, 7])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_least_squares_of_several_targets_agrees_with_scikit_learn(
+    n_targets: int, weighted: bool
+) -> None:
+    X, y, w = random_targets(n_targets)
+    weights = w if weighted else None
+    peer = LinearRegression().fit(X, y, sample_weight=weights)
+    line = least_squares(X, y, sample_weight=weights)
+    assert (line.weight.shape, line.bias.shape) == ((5, n_targets), (n_targets,))
+    np.testing.assert_allclose(line.weight, peer.coef_.T, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(line.bias, peer.intercept_, rtol=1e-9, atol=1e-11)
+    apart = least_squares(X, y).weight - least_squares(X, y, sample_weight=w).weight
+    assert np.abs(apart).max() > 0.01
+
+
+@pytest.mark.parametrize("n_targets", [1, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_penalties_beside_targets_and_weights_agree_with_ridge(
+    n_targets: int, weighted: bool
+) -> None:
+    X, y, w = random_targets(n_targets)
+    weights, total = (w, w.sum()) if weighted else (None, 40)
+    # Ridge minimises Σw·r² + alpha·Σweight², ours is over n_targets·Σw of that.
+    ridge = Ridge(alpha=n_targets * total * 0.5, solver="svd").fit(X, y, sample_weight=weights)
+    line = least_squares(X, y, l2=0.5, sample_weight=weights)
+    np.testing.assert_allclose(line.weight.T, np.atleast_2d(ridge.coef_), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(line.bias, ridge.intercept_, rtol=1e-9, atol=1e-11)
+    A = np.column_stack([X, np.ones(40)])
+    decay = Ridge(n_targets * total * 0.5 / 2, fit_intercept=False, solver="svd")
+    expected = np.atleast_2d(decay.fit(A, y, sample_weight=weights).coef_).T
+    line = least_squares(X, y, weight_decay=0.5, sample_weight=weights)
+    np.testing.assert_allclose([*line.weight, line.bias], expected, rtol=1e-9, atol=1e-11)
+
+
+def test_least_squares_counts_a_row_of_weight_3_as_three_rows() -> None:
+    X, y, _ = random_targets(2)
+    w = np.random.default_rng(0).integers(1, 4, 40)
+    penalties = {"l2": 0.3, "weight_decay": 0.2}
+    line = least_squares(X, y, **penalties, sample_weight=w)
+    repeated = least_squares(X.repeat(w, axis=0), y.repeat(w, axis=0), **penalties)
+    np.testing.assert_allclose(line.weight, repeated.weight, rtol=1e-11)
+    np.testing.assert_allclose(line.bias, repeated.bias, rtol=1e-11)
+    # And only the weights' proportions matter.
+    tenfold = least_squares(X, y, **penalties, sample_weight=10.0 * w)
+    np.testing.assert_allclose(tenfold.weight, line.weight, rtol=1e-11)
 
 
 @settings(deadline=None)
@@ -229,6 +286,39 @@ def test_largest_stable_lr_is_where_training_begins_to_diverge(options: dict[str
 
     below, above = distances(0.99 * limit), distances(1.01 * limit)
     assert below[-1] < 1e-3 * below[0]
+    assert above[-1] > 1e3 * above[0]
+
+
+@pytest.mark.parametrize("n_targets", [1, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"l2": 2.0, "weight_decay": 3.0, "momentum": 0.9, "nesterov": True}],
+    ids=["plain", "all"],
+)
+def test_largest_stable_lr_knows_targets_and_weights(
+    n_targets: int, weighted: bool, options: dict[str, Any]
+) -> None:
+    X, y, w = random_targets(n_targets)
+    weights = w if weighted else None
+    limit = largest_stable_lr(X, **options, n_targets=n_targets, sample_weight=weights)
+    rule = dict(options)
+    l2 = rule.pop("l2", 0.0)
+    goal = least_squares(X, y, l2, rule.get("weight_decay", 0.0), weights)
+    A = np.column_stack([X, np.ones(40)])
+    share = (w / w.sum() if weighted else np.full(40, 1 / 40))[:, None] / n_targets
+
+    def distances(lr: float) -> list[float]:
+        optimizer, buffer, theta, found = SGD(lr, **rule), None, np.full((6, n_targets), 9.0), []
+        for _ in range(1_000):
+            found.append(float(np.linalg.norm(theta - np.vstack([goal.weight, goal.bias]))))
+            gradient = 2 * A.T @ (share * (A @ theta - y))
+            gradient[:-1] += 2 * l2 * theta[:-1]
+            theta, buffer = optimizer.step(theta, gradient, buffer)
+        return found
+
+    below, above = distances(0.99 * limit), distances(1.01 * limit)
+    assert below[-1] < 0.1 * below[0]
     assert above[-1] > 1e3 * above[0]
 
 

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from conftest import Run
+from trueline.data import RegressionData
 from trueline.reference.article import X, y
 
 Cli = Callable[..., Run]
@@ -22,6 +23,14 @@ x = X[:, 0].astype(float)
 AT_EACH_POINT = {"parameters/weight", "parameters/bias", "train/loss"}
 AT_EACH_STEP = {"gradients/weight", "gradients/bias", "lr"}
 AFTER_EACH_STEP = {"val/loss", "crosscheck/worst_ratio"}
+
+
+class TwoTargets(RegressionData):
+    """The article's points with their negatives as a second target, and row k of weight k."""
+
+    def __init__(self, batch_size: int | None = None) -> None:
+        weights = np.arange(1, 16)
+        super().__init__(X, np.column_stack([y, -y]), batch_size, sample_weight=weights)
 
 
 def load(folder: Path) -> EventAccumulator:
@@ -78,6 +87,29 @@ def test_points_belong_together(cli: Cli) -> None:
         assert found[tag][1][-1] == np.float32(result[tag.rpartition("/")[2]])
     ratios = found["crosscheck/worst_ratio"][1]
     assert ratios.max() == np.float32(result["crosscheck"]["worst_ratio"])
+
+
+def test_several_targets_have_a_curve_for_each_entry(cli: Cli) -> None:
+    data = "--data test_tensorboard.TwoTargets --data.batch_size 8 --crosscheck off"
+    run, found = fit(cli, f"--trainer.max_epochs 5 --model.lr 0.002 {data}")
+    entries = ("weight_0_0", "weight_0_1", "bias_0", "bias_1")
+    groups = ("parameters", "gradients")
+    per_entry = {f"{group}/{entry}" for group in groups for entry in entries}
+    assert set(found) == per_entry | {"lr", "train/loss", "val/loss", "final/loss"}
+    for entry in entries:
+        steps, values = found[f"parameters/{entry}"]
+        assert steps == list(range(11))
+        moved = -0.002 * found[f"gradients/{entry}"][1]
+        np.testing.assert_allclose(np.diff(values), moved, rtol=1e-4, atol=1e-5)
+    result = run.result()
+    last = [found[f"parameters/{entry}"][1][-1] for entry in entries]
+    assert last == [np.float32(v) for v in (*result["weight"][0], *result["bias"])]
+    assert found["val/loss"][1][-1] == np.float32(result["loss"])
+    # The weighted mean over all rows and both targets, from the parameters of the last point.
+    w, b, count = np.array(last[:2]), np.array(last[2:]), np.arange(1, 16)
+    r = np.outer(x, w) + b - np.column_stack([y, -y])
+    expected = np.average(np.mean(r * r, axis=1), weights=count)
+    assert found["val/loss"][1][-1] == pytest.approx(expected, rel=1e-5)
 
 
 def test_hyperparameters_come_with_the_final_loss(cli: Cli, tmp_path: Path) -> None:

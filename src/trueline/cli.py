@@ -23,13 +23,14 @@ usage: trueline COMMAND [OPTIONS]
   test       the same, logged as test/loss
   predict    write predictions.csv
   compare    the article's ways to the line side by side: NumPy, PyTorch twice, Lightning
+  crosscheck one training under every accelerator, precision and number of devices here
 
   trueline COMMAND --help   the options of a command
   trueline --version
 
 Runs land in lightning_logs/version_N; tensorboard --logdir lightning_logs shows them.
 """
-COMMANDS = ("fit", "validate", "test", "predict", "compare")
+COMMANDS = ("fit", "validate", "test", "predict", "compare", "crosscheck")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,5 +75,6 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"trueline: error: {message}", file=sys.stderr)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes would say the same
+        print(f"trueline: error: {message}", file=sys.stderr)
     return status

@@ -64,8 +64,15 @@ def check_request(trainer: Trainer, model: LinearRegression, data: Any) -> None:
         RequestError: Naming every such option.
     """
     wrong = []
-    if not isinstance(data, RegressionData) or data.n_features != 1:
-        wrong.append("--data: expected data with one feature, such as DummyData")
+    if not isinstance(data, RegressionData):
+        wrong.append("--data: expected data with one feature and one target, such as DummyData")
+    elif data.n_features != 1 or data.n_targets != 1 or data.sample_weight is not None:
+        weighted = "no " if data.sample_weight is None else ""
+        wrong.append(
+            "--data: expected n_features 1, n_targets 1 and no sample weights, as DummyData has; "
+            f"found n_features {data.n_features}, n_targets {data.n_targets} and {weighted}"
+            "sample weights"
+        )
     elif data.batch_size not in (None, data.n_samples):
         wrong.append(
             f"--data.batch_size: expected full batch, found {data.batch_size}; leave it out"
@@ -103,7 +110,7 @@ def compare(trainer: Trainer, model: LinearRegression, data: Any) -> dict[str, A
     Args:
         trainer: For rung 4; its log directory is `compare_N/4-lightning`.
         model: For rung 4; its initial parameters are those of all rungs.
-        data: One feature, full batch.
+        data: One feature, one target, no sample weights, full batch.
 
     Returns:
         The table, as written to `compare_N/compare.json`.

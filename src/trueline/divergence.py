@@ -38,7 +38,9 @@ class StopWhenNotFinite(Callback):
 def stable_limit(data: RegressionData, hyperparameters: Mapping[str, Any]) -> float:
     """Return `largest_stable_lr` for all rows of `data` and the hyperparameters that it knows."""
     known = inspect.signature(largest_stable_lr).parameters.keys() & hyperparameters.keys()
-    return largest_stable_lr(data.X.numpy(), **{name: hyperparameters[name] for name in known})
+    options = {name: hyperparameters[name] for name in known} | {"n_targets": data.n_targets}
+    weights = None if data.sample_weight is None else data.sample_weight.numpy()
+    return largest_stable_lr(data.X.numpy(), **options, sample_weight=weights)
 
 
 def _message(

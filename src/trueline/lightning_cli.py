@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from trueline import checkpoint
 from trueline.compare import check_request, compare
 from trueline.crosscheck import CrossCheck
+from trueline.crosscheck.matrix import EPOCHS, available_settings, run_matrix
 from trueline.divergence import StopWhenNotFinite
 from trueline.errors import CheckFailed, RequestError
 from trueline.module import LinearRegression
@@ -47,6 +48,11 @@ DESCRIPTIONS = {
     "test": "Compute the loss of a trained line on the test rows.",
     "predict": "Write predictions.csv, inputs beside predictions.",
 }
+MATRIX_OPTIONS = {
+    "accelerators": "Which to try, such as cpu,cuda; all that are there unless given.",
+    "precisions": "Which to try, such as 64-true,32-true; all unless given.",
+    "devices": "How many to train on, such as 1,2; 1, 2 and all of them unless given.",
+}
 DATA_OPTIONS = (
     "The default data, DummyData, takes --data.batch_size N (full batch unless given), "
     "--data.shuffle true and --data.seed N."
@@ -71,9 +77,13 @@ def run(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message="The dirpath has changed.*")
     # Steps are counted over the run here, not within an epoch, so this interval is no slip.
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # Every process validates all rows, so there is nothing to bring together.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     try:
         if arguments[0] == "compare":
             CompareCLI(arguments[1:]).compare()
+        elif arguments[0] == "crosscheck":
+            MatrixCLI(arguments[1:]).run_matrix()
         else:
             TruelineCLI(arguments)
     except MisconfigurationException as error:
@@ -126,11 +136,19 @@ class TruelineCLI(LightningCLI):
         parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
         parser.set_defaults({"data": {"class_path": "trueline.data.DummyData"}})
         parser.link_arguments("data.n_features", "model.n_features", apply_on="instantiate")
+        parser.link_arguments("data.n_targets", "model.n_targets", apply_on="instantiate")
         parser.add_argument(
             "--crosscheck",
             type=Literal["raise", "warn", "off", False],  # YAML reads off as False
             default="raise",
             help="What to do where training and the NumPy reference differ by more than rounding.",
+        )
+        parser.add_argument(
+            "--free_run",
+            type=bool,
+            default=False,
+            help="Whether the reference also trains on its own, with a bound on how far apart the "
+            "two may come.",
         )
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
@@ -145,7 +163,8 @@ class TruelineCLI(LightningCLI):
             self.subcommand = self.config.get("subcommand")
             if path := self._requested_checkpoint():
                 self.checkpoint = checkpoint.load(path, resume=self.subcommand == "fit")
-                known = set(inspect.signature(LinearRegression).parameters) - {"n_features"}
+                known = set(inspect.signature(LinearRegression).parameters)
+                known -= {"n_features", "n_targets"}  # linked to the data
                 saved = self.checkpoint.get("hyper_parameters", {})
                 for each in self.parsers:
                     each.set_defaults({f"model.{k}": v for k, v in saved.items() if k in known})
@@ -238,7 +257,8 @@ class TruelineCLI(LightningCLI):
         # Each callback, used or not, costs a step 3 % of its time in Lightning: none to spare.
         mine: list[Callback] = [StopWhenNotFinite(), Scalars(), Report()]
         if self.options.crosscheck not in ("off", False):
-            mine.insert(1, CrossCheck(on_failure=self.options.crosscheck))
+            check = CrossCheck(on_failure=self.options.crosscheck, free_run=self.options.free_run)
+            mine.insert(1, check)
         own_saver = any(isinstance(c, ModelCheckpoint) for c in given)
         unsaved = options.enable_checkpointing is False or options.logger is False
         if not (unsaved or own_saver or options.fast_dev_run):
@@ -271,7 +291,8 @@ class TruelineCLI(LightningCLI):
     def before_predict(self) -> None:
         """Refuse a log directory that cannot be written or holds another run."""
         if (
-            not self.trainer.loggers
+            not self.trainer.is_global_zero  # the others start when process 0 has begun the run
+            or not self.trainer.loggers
             or not self.trainer.log_dir
             or self.options.trainer.fast_dev_run
         ):
@@ -327,3 +348,31 @@ class CompareCLI(TruelineCLI):
     def callbacks(self, given: list[Callback]) -> list[Callback]:
         """Return those of fit but its report: compare prints a table of its own."""
         return [c for c in super().callbacks(given) if not isinstance(c, Report)]
+
+
+class MatrixCLI(TruelineCLI):
+    """`trueline crosscheck`: the options of `fit`, for a training under many settings."""
+
+    def __init__(self, args: list[str]) -> None:
+        ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        for name in MATRIX_OPTIONS:
+            ours.add_argument(f"--{name}")
+        self.given = ours.parse_known_args(args)[1]  # the rest is for fit
+        super().__init__(args, run=False, prog="trueline crosscheck")
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what chooses the settings before the options of fit."""
+        for name, text in MATRIX_OPTIONS.items():
+            parser.add_argument(f"--{name}", type=str, default="", help=text)
+        super().add_core_arguments_to_parser(parser)
+        parser.set_defaults({"trainer.max_epochs": EPOCHS, "trainer.accelerator": "cpu"})
+
+    def run_matrix(self) -> None:
+        """Train under every setting."""
+        chosen = [self.options[name].split(",") for name in MATRIX_OPTIONS]
+        accelerators, precisions, devices = ([e for e in entries if e] for entries in chosen)
+        if not all(count.isdigit() and int(count) > 0 for count in devices):
+            raise RequestError(f"--devices: expected numbers above 0, found {self.options.devices}")
+        settings = available_settings(accelerators, precisions, [int(n) for n in devices])
+        options = [f"--trainer.max_epochs={EPOCHS}", *self.given]
+        run_matrix(settings, options, self.runs)

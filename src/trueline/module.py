@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]
+"""`(X, y)`, or `(X, y, sample_weight)`."""
 
 
 class LinearRegression(LightningModule):
@@ -17,8 +18,12 @@ class LinearRegression(LightningModule):
     The objective is `mean((ŷ − y)²) + l1·Σ|weight| + l2·Σweight²`, with no factor ½ and the bias
     outside the penalty. The loss being a mean, penalties do not depend on the batch size.
 
+    `weight` has shape (n_features,) and `bias` (); with several targets, (n_features, n_targets)
+    and (n_targets,).
+
     Args:
         n_features: Columns of X, ≥ 1.
+        n_targets: Columns of y, ≥ 1.
         lr: Learning rate, > 0.
         momentum: In [0, 1); 0 is plain SGD.
         dampening: Of momentum, in [0, 1].
@@ -28,6 +33,9 @@ class LinearRegression(LightningModule):
         l1: Strength of the L1 penalty, ≥ 0.
         l2: Strength of the L2 penalty, ≥ 0.
         init: Initial parameters: standard normal, as in the article, or zeros.
+        schedule: Of the learning rate: `name`, a class in `torch.optim.lr_scheduler`, its options,
+            `interval` (epoch or step, epoch unless given), and for ReduceLROnPlateau `monitor`
+            (train/loss unless given).
 
     Raises:
         ValueError: When an argument is out of its range; all that are wrong are said at once.
@@ -41,6 +49,7 @@ class LinearRegression(LightningModule):
     def __init__(
         self,
         n_features: int = 1,
+        n_targets: int = 1,
         lr: float = 0.001,
         momentum: float = 0.0,
         dampening: float = 0.0,
@@ -49,15 +58,18 @@ class LinearRegression(LightningModule):
         l1: float = 0.0,
         l2: float = 0.0,
         init: Literal["normal", "zeros"] = "normal",
+        schedule: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         if wrong := _problems(self.hparams):
             raise ValueError("; ".join(wrong))
         draw = torch.randn if init == "normal" else torch.zeros
-        self.weight = torch.nn.Parameter(draw(n_features))
-        self.bias = torch.nn.Parameter(draw(()))
+        columns = () if n_targets == 1 else (n_targets,)
+        self.weight = torch.nn.Parameter(draw((n_features, *columns)))
+        self.bias = torch.nn.Parameter(draw(columns))
         self.mse = torch.nn.MSELoss()
+        self._window = _Window()
 
     def configure_model(self) -> None:
         """Bring the parameters to the Trainer's precision before a checkpoint is loaded into them.
@@ -74,25 +86,52 @@ class LinearRegression(LightningModule):
                 of the parameters.
 
         Returns:
-            Predictions, shape (n_samples,).
+            Predictions, shape (n_samples,), or (n_samples, n_targets) for several targets.
         """
         return X.to(self.weight.dtype) @ self.weight + self.bias
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the mean squared error over a batch.
+        """Return the mean squared error over a batch, weighted where the batch has weights.
+
+        `Σ_i w_i·Σ_t r_it² / (n_targets·Σ_i w_i)`, which is mean(r²) without weights.
+
+        Args:
+            batch: `(X, y)` or `(X, y, sample_weight)`; y in the shape of the predictions,
+                sample_weight of shape (n_samples,), > 0.
+
+        Returns:
+            The loss, shape (). Of no rows, as a process may get them, it is 0, and so is its
+            gradient.
 
         Raises:
-            ValueError: When y has another shape than the predictions: MSELoss would broadcast the
-                two to (n_samples, n_samples) and train a different line.
+            ValueError: When y or sample_weight has another shape: the loss would broadcast it, to
+                (n_samples, n_samples) say, and train a different line.
         """
-        X, y = batch
-        prediction = self(X)
-        if y.shape != prediction.shape:
-            raise ValueError(
-                f"expected y of shape {tuple(prediction.shape)}, that of the predictions; "
-                f"found {tuple(y.shape)}; reshape y"
-            )
-        return self.mse(prediction, y.to(prediction.dtype))  # type: ignore[no-any-return]
+        X, y, *sample_weight = batch
+        prediction: Tensor = self(X)
+        _check_shape("y", y, prediction.shape, "that of the predictions")
+        if not len(prediction):
+            return prediction.sum()  # a mean over nothing would be nan
+        y = y.to(prediction.dtype)
+        if not sample_weight:
+            return self.mse(prediction, y)  # type: ignore[no-any-return]
+        _check_shape("sample_weight", sample_weight[0], prediction.shape[:1], "one for each row")
+        # By torch's own function: under autocast it keeps to float32, as MSELoss does.
+        by_row = torch.nn.functional.mse_loss(prediction, y, reduction="none")
+        if by_row.ndim > 1:
+            by_row = by_row.mean(dim=1)
+        w = sample_weight[0].to(by_row.dtype)
+        loss: Tensor = (w / w.sum() * by_row).sum()
+        return loss
+
+    def size(self, batch: Batch) -> float:
+        """Return how much a batch counts beside others: its rows, or the sum of their weights."""
+        X, _, *sample_weight = batch
+        if not sample_weight:
+            return len(X)
+        # Apple's GPU has no float64.
+        wide = torch.float32 if X.device.type == "mps" else torch.float64
+        return sample_weight[0].sum(dtype=wide).item()
 
     def penalty(self) -> Tensor:
         """Return `l1·Σ|weight| + l2·Σweight²`."""
@@ -105,43 +144,126 @@ class LinearRegression(LightningModule):
 
         `trueline.tensorboard.Scalars` logs them; `self.log` would cost as much as the step.
         """
+        self._window.size = self.size(batch)
         mse = self.loss(batch)
         penalised = self.hparams["l1"] or self.hparams["l2"]
         return {"loss": mse + self.penalty() if penalised else mse, "mse": mse.detach()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log `val/loss`, the mean over all validation rows."""
+        """Log `val/loss`, the mean over all validation rows, weighted where they have weights."""
         # During fit, Scalars logs it at the number of steps taken; Lightning would one earlier.
         fitting = self.trainer.state.fn == "fit"
-        self.log("val/loss", self.loss(batch), logger=not fitting, batch_size=len(batch[1]))
+        self._log("val/loss", batch, logger=not fitting)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log `test/loss`, the mean over all test rows."""
-        self.log("test/loss", self.loss(batch), batch_size=len(batch[1]))
+        """Log `test/loss`, the mean over all test rows, weighted where they have weights."""
+        self._log("test/loss", batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the predictions, shape (n_samples,)."""
+        """Return the predictions, shape (n_samples,) or (n_samples, n_targets)."""
         return self(batch[0])  # type: ignore[no-any-return]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return `torch.optim.SGD` with the hyperparameters of this module."""
+    def _log(self, name: str, batch: Batch, logger: bool = True) -> None:
+        # Lightning asks for an int; it multiplies and divides by it, so a sum of weights will do.
+        size: Any = self.size(batch)
+        self.log(name, self.loss(batch), logger=logger, batch_size=size)
+
+    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+        """Begin a new window of accumulated batches."""
+        self._window.total = 0.0
+
+    def backward(self, loss: Tensor) -> None:
+        """Make the gradient that of the mean over all rows of a step, whatever they came in.
+
+        A step's rows may come in several batches, which Lightning weights alike however many rows
+        they have, and divides by the number that was asked for where an epoch ends earlier; and
+        from several processes, whose shares of a batch need not be equal.
+        """
+        trainer = self.trainer
+        if trainer.accumulate_grad_batches == 1 and trainer.world_size == 1:
+            loss.backward()
+            return
+        window = self._window
+        size = torch.tensor(window.size, dtype=torch.float64, device=loss.device)
+        before, more = window.total, trainer.strategy.reduce(size, reduce_op="sum").item()
+        window.total += more
+        for parameter in self.parameters():
+            if before and parameter.grad is not None:
+                parameter.grad.mul_(before / window.total)
+        # Lightning has divided by the batches in a window, and will by the number of processes.
+        undivided = trainer.accumulate_grad_batches * trainer.world_size
+        (loss * (undivided * window.size / window.total)).backward()
+
+    def configure_optimizers(self) -> Any:
+        """Return `torch.optim.SGD` with the hyperparameters of this module, and the schedule."""
         h: Any = self.hparams
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             self.parameters(), h.lr, h.momentum, h.dampening, h.weight_decay, h.nesterov
         )
+        if not h.schedule:
+            return optimizer
+        options = dict(h.schedule)
+        config = {"interval": options.pop("interval", "epoch")}
+        scheduler = getattr(torch.optim.lr_scheduler, options.pop("name"))
+        if scheduler is torch.optim.lr_scheduler.ReduceLROnPlateau:
+            config["monitor"] = options.pop("monitor", "train/loss")
+        if scheduler is torch.optim.lr_scheduler.OneCycleLR:
+            options["cycle_momentum"] = False  # the momentum is the one that was asked for
+            options["pct_start"] = float(options.get("pct_start", 0.3))  # torch takes no integer
+        return [optimizer], [{"scheduler": scheduler(optimizer, **options), **config}]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let this module's hyperparameters win over those that a checkpoint's optimizer had."""
-        options = inspect.signature(torch.optim.SGD).parameters.keys() & self.hparams.keys()
+        """Let this module's hyperparameters win over those that a checkpoint's optimizer had.
+
+        Raises:
+            ValueError: When there is a schedule, and it or its lr is another: where the schedule
+                stands would have no meaning.
+        """
+        h: Any = self.hparams
+        saved = checkpoint.get("hyper_parameters", {})
+        fixed = ("schedule", "lr") if h.schedule or saved.get("schedule") else ()
+        for name in fixed:
+            if saved.get(name) != h[name] and checkpoint.get("optimizer_states"):
+                raise ValueError(
+                    f"{name}: expected that of the checkpoint, {saved.get(name)}, since a schedule "
+                    f"goes on; found {h[name]}; leave it as it was, or start anew"
+                )
+        options = inspect.signature(torch.optim.SGD).parameters.keys() & h.keys() - {*fixed}
         for state in checkpoint.get("optimizer_states", ()):
             for group in state["param_groups"]:
-                group.update({name: self.hparams[name] for name in options})
+                group.update({name: h[name] for name in options})
+
+
+class _Window:
+    """Batches whose gradients are accumulated for one step.
+
+    Attributes:
+        size: Of the batch at hand, on this process.
+        total: Of the batches so far, on all processes.
+    """
+
+    size = 0.0
+    total = 0.0
+
+
+def _check_shape(name: str, found: Tensor, expected: torch.Size, what: str) -> None:
+    """Refuse a tensor of another shape than expected.
+
+    Raises:
+        ValueError: Naming both shapes.
+    """
+    if found.shape != expected:
+        raise ValueError(
+            f"expected {name} of shape {tuple(expected)}, {what}; found {tuple(found.shape)}; "
+            f"reshape {name}"
+        )
 
 
 def _problems(h: Any) -> list[str]:
     """Say which hyperparameters are out of range, each with its remedy."""
     ranges = (
         ("n_features", "1 or more", h.n_features >= 1),
+        ("n_targets", "1 or more", h.n_targets >= 1),
         ("lr", "a finite number above 0", math.isfinite(h.lr) and h.lr > 0),
         ("momentum", "at least 0 and below 1", 0 <= h.momentum < 1),
         ("dampening", "0 to 1", 0 <= h.dampening <= 1),
@@ -153,9 +275,30 @@ def _problems(h: Any) -> list[str]:
     wrong = [
         f"{name}: expected {what}; found {h[name]}" for name, what, holds in ranges if not holds
     ]
+    if h.schedule and (problem := _schedule_problem(h.schedule)):
+        wrong.append(problem)
     if h.nesterov and (h.momentum <= 0 or h.dampening != 0):
         wrong.append(
             "nesterov: expected momentum above 0 and dampening 0 with it; "
             f"found momentum {h.momentum} and dampening {h.dampening}"
         )
     return wrong
+
+
+def _schedule_problem(schedule: dict[str, Any]) -> str | None:
+    """Say what is wrong with a schedule, if anything."""
+    name, interval = schedule.get("name"), schedule.get("interval", "epoch")
+    if interval not in ("epoch", "step"):
+        return f"schedule: interval: expected epoch or step; found {interval}"
+    scheduler = getattr(torch.optim.lr_scheduler, str(name), None)
+    if not isinstance(scheduler, type) or not hasattr(scheduler, "get_last_lr"):
+        return (
+            f"schedule: expected under name a class in torch.optim.lr_scheduler, such as StepLR; "
+            f"found {name}"
+        )
+    options = {k: v for k, v in schedule.items() if k not in ("name", "interval", "monitor")}
+    try:
+        scheduler(torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], momentum=0.5), **options)
+    except Exception as error:  # torch raises several types
+        return f"schedule: expected options of {name}; found {options} ({error})"
+    return None

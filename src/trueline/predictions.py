@@ -12,7 +12,8 @@ from trueline.errors import RequestError
 class PredictionWriter(Callback):
     """Writes `predictions.csv` into the log directory, batch by batch.
 
-    The columns are the features, `X` or `X_0`, `X_1` and so on, and `prediction`.
+    The columns are the features, `X` or `X_0`, `X_1` and so on, and `prediction`, or for several
+    targets `prediction_0`, `prediction_1` and so on.
     """
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -40,14 +41,18 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write one batch."""
-        X = batch[0].tolist()
+        X, predictions = batch[0].tolist(), outputs.reshape(len(outputs), -1).tolist()
         if self._header_due:
-            names = ["X"] if len(X[0]) == 1 else [f"X_{j}" for j in range(len(X[0]))]
-            self._rows.writerow([*names, "prediction"])
+            self._rows.writerow([*_names("X", X[0]), *_names("prediction", predictions[0])])
             self._header_due = False
-        self._rows.writerows([*x, p] for x, p in zip(X, outputs.tolist(), strict=True))
+        self._rows.writerows([*x, *p] for x, p in zip(X, predictions, strict=True))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the file and say where it is."""
         self._file.close()
         print(f"predictions written to {self.path}")
+
+
+def _names(name: str, row: list[float]) -> list[str]:
+    """Name the columns of one array: by its name where there is one, else numbered."""
+    return [name] if len(row) == 1 else [f"{name}_{j}" for j in range(len(row))]

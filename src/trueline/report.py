@@ -5,7 +5,6 @@ import math
 import os
 import platform
 import time
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,10 @@ from trueline.reference.solve import Line, correlation, least_squares
 
 CONVERGED_WITHIN = 1e-6
 """A run has converged when its predictions are, in root mean square, this close to those of the
-closed form, as a fraction of the spread of y: six digits of the line are then right."""
+closed form, as a fraction of the spread of y, for each target: six digits of the line are then
+right."""
+LINES_OF_PARAMETERS = 12
+"""The table shows so many parameters; with the other facts it stays on a screen."""
 
 
 class Report(Callback):
@@ -98,7 +100,8 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
 
     Returns:
         The entries of `result.json` but `epochs`, `seconds` and `error`. What is not known is
-        None: the closed form under an L1 penalty, say, or the correlation of several features.
+        None: the closed form under an L1 penalty, say, or the correlation where there is more
+        than one feature and one target, or where rows have weights.
     """
     h: Any = pl_module.hparams
     parameters = {n: p.detach().cpu().double().numpy() for n, p in pl_module.named_parameters()}
@@ -129,31 +132,35 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
 
 def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     """Hold the trained line against the data and against the closed form."""
-    names = "loss n_samples n_features correlation largest_stable_lr converged closed_form"
-    fit: dict[str, Any] = dict.fromkeys(names.split())
+    names = "loss n_samples n_features n_targets correlation largest_stable_lr"
+    fit: dict[str, Any] = dict.fromkeys([*names.split(), "converged", "closed_form"])
     if not isinstance(data, RegressionData):
         return fit
     X, y = data.X.double().numpy(), data.y.double().numpy()
+    weights = None if data.sample_weight is None else data.sample_weight.double().numpy()
     with np.errstate(over="ignore", invalid="ignore"):
-        fit["loss"] = mean_squared_error(X, y, *trained)
-    fit |= {"n_samples": data.n_samples, "n_features": data.n_features}
+        fit["loss"] = mean_squared_error(X, y, *trained, weights)
+    fit |= {name: getattr(data, name) for name in ("n_samples", "n_features", "n_targets")}
     fit["largest_stable_lr"] = stable_limit(data, h)
-    if data.n_features == 1 and np.ptp(X) > 0 and np.ptp(y) > 0:
+    single = data.n_features == data.n_targets == 1 and weights is None
+    if single and np.ptp(X) > 0 and np.ptp(y) > 0:
         fit["correlation"] = correlation(X, y)
     if h.l1:
         return fit
     try:
-        best = least_squares(X, y, h.l2, h.weight_decay)
+        best = least_squares(X, y, h.l2, h.weight_decay, weights)
     except ValueError:
         return fit  # collinear columns: no single line to compare with
     with np.errstate(over="ignore", invalid="ignore"):
-        distance = np.sqrt(np.mean((predict(X, *trained) - predict(X, *best)) ** 2))
+        distance = _root_mean_square(predict(X, *trained) - predict(X, *best), weights)
+    spread = _root_mean_square(y - np.average(y, axis=0, weights=weights), weights)
+    spread = np.where(np.ptp(y, axis=0) > 0, spread, 1.0)
     return fit | {
-        "converged": bool(distance <= CONVERGED_WITHIN * (np.std(y) or 1.0)),
+        "converged": bool(np.all(distance <= CONVERGED_WITHIN * spread)),
         "closed_form": {
             "weight": _plain(best.weight),
             "bias": _plain(best.bias),
-            "loss": mean_squared_error(X, y, *best),
+            "loss": mean_squared_error(X, y, *best, weights),
         },
     }
 
@@ -162,23 +169,29 @@ def print_table(result: dict[str, Any]) -> None:
     """Print a result: the line beside its closed form, and how it came about."""
     best = result["closed_form"] or {}
     print(f"\n{'':<12}{'trained':>14}" + (f"{'closed form':>16}" if best else ""))
-    for name in ("weight", "bias", "loss"):
-        found, expected = _entries(result[name]), _entries(best.get(name))
-        for i, (value, target) in enumerate(zip_longest(found, expected)):
-            label = f"{name}[{i}]" if len(found) > 1 else name
-            print(f"{label:<12}{_number(value):>14}{_number(target):>16}".rstrip())
+    lines = [
+        f"{label:<12}{_number(value):>14}{_number(expected.get(label)):>16}".rstrip()
+        for name in ("weight", "bias")
+        for expected in [_entries(name, best.get(name))]
+        for label, value in _entries(name, result[name]).items()
+    ]
+    print("\n".join(lines[:LINES_OF_PARAMETERS]))
+    if more := len(lines[LINES_OF_PARAMETERS:]):
+        print(f"… and {more} more" + (" in result.json" if result["log_dir"] else ""))
+    print(f"{'loss':<12}{_number(result['loss']):>14}{_number(best.get('loss')):>16}".rstrip())
     check, n_samples = result["crosscheck"], result["n_samples"]
     advice = "not yet: give more epochs, or with mini-batches a smaller lr"
     if (limit := result["largest_stable_lr"]) and result["lr"] > limit:
         advice = f"no: lr is above the largest stable one, {limit:.4g}"
     converged = {True: "yes", False: advice, None: None}
     facts = {
-        "rows": f"{n_samples:,}" if n_samples else None,
+        "rows": _rows(n_samples, check) if n_samples else None,
         "correlation": _number(result["correlation"]) or None,
         "training": f"{result['epochs']:,} epochs, {result['steps']:,} steps, lr {result['lr']:g}, "
         f"{result['seconds']:.1f} s",
         "converged": converged[result["converged"]],
         "cross-check": _verdict(check) if check else "off",
+        "deviations": _deviations(check) if check and check["steps_checked"] else None,
         "log directory": result["log_dir"],
     }
     print()
@@ -187,17 +200,32 @@ def print_table(result: dict[str, Any]) -> None:
             print(f"{name:<16}{fact}")
 
 
+def _rows(n_samples: int, check: dict[str, Any] | None) -> str:
+    counted = check and check["passed"] and check["epochs_counted"]
+    return f"{n_samples:,}" + (", each once in every epoch" if counted else "")
+
+
+def _deviations(check: dict[str, Any]) -> str:
+    ratios = check["worst_ratios"] | {"free run": check["free_run"]}
+    listed = [f"{ratio:.2f} in {name}" for name, ratio in ratios.items() if ratio is not None]
+    skipped = f"; {check['steps_skipped']:,} steps skipped by the loss scale"
+    said = f"as fractions of their bounds at most {', '.join(listed)}"
+    return said + (skipped if check["steps_skipped"] else "")
+
+
 def _verdict(check: dict[str, Any]) -> str:
     failure = check["first_failure"]
     if isinstance(failure, dict):
         cause = f"; likely cause: {failure['cause']}" if failure["cause"] else ""
-        return f"FAILED at step {failure['step']}: {failure['quantity']} is off{cause}"
+        return f"FAILED at step {failure['step']}: {failure['quantity']}{cause}"
     if not check["passed"]:
         return f"FAILED: {failure}"
-    return (
-        f"passed: {check['steps_checked']:,} steps compared with NumPy, "
-        f"at most {check['worst_ratio']:.2f} of the rounding bound apart"
-    )
+    return f"passed: {check['steps_checked']:,} steps compared with NumPy"
+
+
+def _root_mean_square(r: NDArray[np.float64], weights: NDArray[np.float64] | None) -> Any:
+    """Average over the rows, for each target: shape () or (n_targets,)."""
+    return np.sqrt(np.average(r * r, axis=0, weights=weights))
 
 
 def _plain(value: NDArray[np.float64]) -> Any:
@@ -205,8 +233,11 @@ def _plain(value: NDArray[np.float64]) -> Any:
     return value.item() if value.size == 1 else value.tolist()
 
 
-def _entries(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _entries(name: str, value: Any) -> dict[str, Any]:
+    """Name the entries of a parameter: `weight`, or `weight[j]`, or `weight[j,t]`."""
+    array = np.asarray(value)
+    places = {at: f"[{','.join(map(str, at))}]" if at else "" for at in np.ndindex(array.shape)}
+    return {f"{name}{place}": array[at] for at, place in places.items()}
 
 
 def _number(value: float | None) -> str:

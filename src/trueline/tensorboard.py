@@ -7,6 +7,7 @@ batch of that step; the last point's loss is over all rows.
 
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -64,12 +65,14 @@ def log_final(
 
 
 def _entries(group: str, named: dict[str, Tensor]) -> dict[str, float]:
-    """Name the entries of some tensors: `group/weight`, or `group/weight_0` and so on."""
+    """Name the entries of some tensors: `group/weight`, or `group/weight_0` and so on.
+
+    Those of a matrix are named by row and column, such as `group/weight_0_1`: feature 0, target 1.
+    """
     row: dict[str, float] = {}
     for name, tensor in named.items():
         values = tensor.detach().flatten().tolist()
-        single = len(values) == 1
-        row |= {
-            f"{group}/{name}" if single else f"{group}/{name}_{i}": v for i, v in enumerate(values)
-        }
+        places = [()] if len(values) == 1 else np.ndindex(tensor.shape)
+        for place, value in zip(places, values, strict=True):
+            row["_".join([f"{group}/{name}", *map(str, place)])] = value
     return row

@@ -4,6 +4,7 @@ Read `callback` first: what is compared, and when. `verdict` says what counts as
 `refusals` what the reference cannot follow, `diagnosis` what probably went wrong.
 """
 
-from trueline.crosscheck.callback import CrossCheck, Reference
+from trueline.crosscheck.callback import CrossCheck
+from trueline.crosscheck.step import Reference
 
 __all__ = ["CrossCheck", "Reference"]

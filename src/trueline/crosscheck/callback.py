@@ -1,15 +1,15 @@
 """The callback that runs the NumPy reference in lockstep with training.
 
-At every optimizer step the reference takes the parameters before the step and the very batch that
-was used, works out loss, gradient and the parameters after the step in float64, and compares. How
+At every optimizer step the reference takes the parameters before the step and the very batches that
+were used, works out loss, gradient and the parameters after the step in float64, and compares. How
 far the two may be apart is not a tolerance but a bound on rounding errors, so a deviation is told
 as a fraction of its bound and 1.0 is the line. Between steps the parameters must not change by a
-bit. Together that leaves no part of the trajectory unwatched.
+bit, and every epoch must serve each row once. Together that leaves no part of the trajectory
+unwatched.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Any, Literal, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,51 +17,56 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
-from trueline.crosscheck.diagnosis import Step, likely_cause
-from trueline.crosscheck.refusals import FOLLOWED, refuse, refused_in_model, refused_settings
-from trueline.crosscheck.verdict import Failure, Quantity, first_failure, worst_ratio
+from trueline.crosscheck.free_run import FreeRun
+from trueline.crosscheck.judge import Judge
+from trueline.crosscheck.learning_rate import Interval, MeantLr
+from trueline.crosscheck.ledger import EpochEnd, Ledger
+from trueline.crosscheck.meant import from_hyperparameters, meant_clipping, meant_schedule
+from trueline.crosscheck.reading import (
+    ModuleState,
+    batch_arrays,
+    gather,
+    loss_scale,
+    training_rows,
+)
+from trueline.crosscheck.refusals import arithmetic_of, refuse, refused_in_model, refused_settings
+from trueline.crosscheck.rows import RowCount, fingerprints
+from trueline.crosscheck.step import Part, Reference, Step
+from trueline.crosscheck.verdict import Failure, Tally
 from trueline.errors import CheckFailed, RequestError
-from trueline.reference import SGD, Clipping, LeastSquares
-from trueline.reference.rounding import UNIT_ROUNDOFF, step_bound
+from trueline.reference import SGD, LeastSquares
+from trueline.reference.plateau import ReduceLROnPlateau
+from trueline.reference.schedules import Schedule
 
 Array = NDArray[np.float64]
-Parameters = Mapping[str, Array]
-T = TypeVar("T", SGD, LeastSquares)
-
-
-class Reference(Protocol):
-    """What can judge a LightningModule: its loss and gradient once more, in NumPy.
-
-    `parameters` maps the module's parameter names to float64 arrays of their shapes; `batch` is the
-    training batch with each tensor an array, floating ones in float64.
-    """
-
-    def loss_and_gradient(
-        self, parameters: Parameters, batch: Any
-    ) -> tuple[float, dict[str, Array]]:
-        """Return the objective over one batch and its gradient by each parameter."""
-
-    def rounding_bound(
-        self, parameters: Parameters, batch: Any, unit_roundoff: float
-    ) -> tuple[float, dict[str, Array]]:
-        """Bound how far rounding may take a correct loss and gradient from the reference's."""
+SAVED_AS = "crosscheck"
+"""The entry of a checkpoint that holds what a resumed training is held against."""
 
 
 class CrossCheck(Callback):
     """Holds every step of a training against an independent NumPy reference.
 
+    What is meant is never read from the torch optimizer or its scheduler, which are among the
+    judged. For `LinearRegression` it comes from the module's hyperparameters.
+
     Args:
-        reference: Loss and gradient in NumPy; for `LinearRegression` it is built from the module's
-            hyperparameters.
-        optimizer: The update rule that is meant; built from the hyperparameters `lr`, `momentum`,
-            `dampening`, `nesterov` and `weight_decay` of the module unless given. It is never read
-            from the torch optimizer, which is among the judged.
+        reference: Loss and gradient in NumPy.
+        optimizer: The update rule, with the lr before any schedule; for parameter groups one for
+            each parameter's name, or for a dotted prefix of names.
         on_failure: `raise` stops at the first step that fails; `warn` goes on, and reports.
+        schedule: What changes the learning rate, if anything does.
+        interval: What the schedule counts.
+        monitor: The metric that a schedule waiting for a plateau watches. It is taken as found.
+        count_rows: Whether each row must be served once an epoch. It can be counted where the
+            training loader's `dataset` is a `TensorDataset`, and is unless this is False.
+        free_run: Whether the reference also trains on its own from the first step, with a bound on
+            how far training may be from it. That is possible where a step is an affine map: least
+            squares without an L1 penalty or clipping.
 
     Raises:
         RequestError: Before training, naming every setting that the reference cannot follow.
-        CheckFailed: When a quantity leaves its bound, when no step was compared, or when no
-            parameter moved.
+        CheckFailed: When a quantity leaves its bound, when a row is served twice or not at all,
+            when no step was compared, or when no parameter moved.
 
     Example:
         >>> from trueline.data import DummyData
@@ -78,32 +83,62 @@ class CrossCheck(Callback):
     def __init__(
         self,
         reference: Reference | None = None,
-        optimizer: SGD | None = None,
+        optimizer: SGD | Mapping[str, SGD] | None = None,
         on_failure: Literal["raise", "warn"] = "raise",
+        schedule: Schedule | ReduceLROnPlateau | None = None,
+        interval: Interval = "epoch",
+        monitor: str = "train/loss",
+        count_rows: bool = True,
+        free_run: bool = False,
     ) -> None:
         if on_failure not in ("raise", "warn"):
             raise ValueError(f"on_failure: expected raise or warn; found {on_failure}")
+        if interval not in ("step", "epoch"):
+            raise ValueError(f"interval: expected step or epoch; found {interval}")
         self.reference = reference
         self.optimizer = optimizer
         self.on_failure = on_failure
+        self.schedule = schedule
+        self.interval = interval
+        self.monitor = monitor
+        self.count_rows = count_rows
+        self.free_run = free_run
         self._forget()
 
     def report(self) -> dict[str, Any]:
-        """Return the verdict: `passed`, `steps_checked`, `worst_ratio` and `first_failure`."""
-        failure: Any = self.first_failure._asdict() if self.first_failure else self.nothing_learned
+        """Return the verdict.
+
+        Returns:
+            `passed`, `steps_checked`, `steps_skipped` (by a loss scale that overflowed),
+            `epochs_counted` (whose rows were counted), `worst_ratio`, `worst_ratios` of loss,
+            gradient and parameters, `free_run` (the worst ratio of the free run, None where there
+            was none), and `first_failure`.
+        """
+        ledger = self.ledger
+        failed = ledger.first_failure if ledger else None
+        failure: Any = failed._asdict() if failed else self.nothing_learned
+        tally = ledger.tally if ledger else Tally()
         return {
             "passed": failure is None and self.steps_checked > 0,
             "steps_checked": self.steps_checked,
-            "worst_ratio": self.worst_ratio,
+            "steps_skipped": ledger.steps_skipped if ledger else 0,
+            "epochs_counted": ledger.rows.epochs if ledger and ledger.rows else 0,
+            "worst_ratio": tally.worst_ratio,
+            "worst_ratios": dict(tally.worst),
+            "free_run": ledger.free_ratio if ledger else None,
             "first_failure": failure,
         }
 
+    @property
+    def steps_checked(self) -> int:
+        """Optimizer steps compared so far."""
+        return self.ledger.steps_checked if self.ledger else 0
+
     def _forget(self) -> None:
-        self.steps_checked = 0
-        self.worst_ratio = 0.0
-        self._worst_since_log = 0.0
-        self.first_failure: Failure | None = None
+        self.ledger: Ledger | None = None
         self.nothing_learned: str | None = None
+        self._told = False
+        self._resumed: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier training."""
@@ -119,204 +154,247 @@ class CrossCheck(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the reference up, or refuse what it cannot follow."""
-        model = refused_in_model(trainer, self.reference, self.optimizer)
+        given = self.schedule, self.interval, self.monitor
+        self._schedule, self._interval, self._monitor = meant_schedule(pl_module.hparams, *given)
+        model = refused_in_model(trainer, self.reference, self.optimizer, self._schedule)
         refuse(refused_settings(trainer) + model)
-        self._reference: Reference = self.reference or _from_hyperparameters(
-            LeastSquares, pl_module.hparams
+        self._state = ModuleState(pl_module, trainer.optimizers[0])
+        self._judge = Judge(
+            self.reference or from_hyperparameters(LeastSquares, pl_module.hparams),
+            self.optimizer or from_hyperparameters(SGD, pl_module.hparams),
+            meant_clipping(trainer),
+            arithmetic_of(trainer),
+            self._state.layout,
         )
-        self._optimizer = self.optimizer or _from_hyperparameters(SGD, pl_module.hparams)
-        limit, by_value = trainer.gradient_clip_val, trainer.gradient_clip_algorithm == "value"
-        self._clipping = (
-            Clipping(limit, "value" if by_value else "norm") if limit and limit > 0 else None
-        )
-        self._dtype = FOLLOWED[str(trainer.precision)]
-        self._initial = self._last = self._parameters(pl_module)
+        self._loss_scale = loss_scale(trainer)
+        self._precision = str(trainer.precision)
         self._first_step = trainer.global_step
-        self._batch: Any = None
-        self._gradients: dict[str, Array] | None = None
-        self._buffers: dict[str, Array | None] = {
-            # A training that starts anew has no momentum yet, whatever the optimizer holds.
-            name: _momentum_buffer(trainer.optimizers[0], p) if self._first_step else None
-            for name, p in pl_module.named_parameters()
-        }
+        self._initial = self._last = self._state.parameters()
+        # A training that starts anew has no momentum yet, whatever the optimizer holds.
+        self._buffers = self._state.buffers() if self._first_step else None
+        self._nothing = np.full_like(self._last, np.nan)
+        self._parts: list[Part] = []
+        self._gradient: Array | None = None
+        self._metric_due = False
+
+    def _open_ledger(self, trainer: Trainer, batch: Any) -> Ledger:
+        """Begin to judge, now that there is a batch to ask the reference about."""
+        self._judge.set_rules(batch, self._last)
+        bases = [rule.optimizer.lr for rule in self._judge.rules]
+        rows = training_rows(trainer) if self.count_rows else None
+        free = self.free_run and not self._first_step and FreeRun.possible(self._judge)
+        ledger = Ledger(
+            self._judge,
+            MeantLr(bases, self._schedule, self._interval),
+            None if rows is None else RowCount(fingerprints(rows)),
+            FreeRun(self._judge, self._initial) if free else None,
+        )
+        if self._resumed and self._first_step:
+            self._restore(ledger)
+        return ledger
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note the batch and the parameters before the step, which the last step left."""
         # A copy, made before the module has seen the batch: it might change it in place.
-        self._last_batch, self._batch = self._batch, _as_arrays(batch, self._dtype)
-        self._last_gradients, self._gradients = self._gradients, None
-        self._before = self._untouched_parameters(pl_module)
+        self._parts.append(Part(batch_arrays(batch)))
+        if self.ledger is None:
+            self.ledger = self._open_ledger(trainer, self._parts[0].batch)
+        self._check_untouched(trainer)
+        if self._metric_due and self._monitor in trainer.callback_metrics:
+            # After the last step or epoch, where Lightning has told the scheduler by now.
+            self.ledger.lr.observe(trainer.callback_metrics[self._monitor].item())
+        self._metric_due = False
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Note the gradients that the step will use."""
-        self._gradients = {
-            name: np.zeros(p.shape) if p.grad is None else _array(p.grad)
-            for name, p in pl_module.named_parameters()
-        }
+        """Note the gradients and the learning rates that the step will use."""
+        self._gradient = self._state.gradients()
+        self._lr_in_use = self._state.lrs()
 
-    @np.errstate(all="ignore")  # a training that diverges is for StopWhenNotFinite to tell
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take the step in NumPy and compare."""
-        u = UNIT_ROUNDOFF[self._dtype]
-        loss, gradients, loss_bound, bounds = self._loss_and_gradients(u)
+        """Enter the step when the batch was the last one of its window."""
+        assert self.ledger is not None
         if not isinstance(outputs, Mapping) or outputs.get("loss") is None:
             raise RequestError(
                 f"the cross-check expected training_step to return its loss, found {outputs}; "
                 "return it, or train without the cross-check (--crosscheck off)"
             )
-        found = _array(outputs["loss"])
-        compared = [Quantity("loss", found, np.asarray(loss), np.asarray(loss_bound))]
-        for name, expected in gradients.items():
-            gradient = self._gradients[name] if self._gradients else np.zeros_like(expected)
-            compared.append(Quantity(f"gradient of {name}", gradient, expected, bounds[name]))
-        if self._clipping:
-            bounds = self._clipping.rounding_bound(gradients, bounds, u)
-            gradients = self._clipping.clip(gradients)
-        self._last = self._parameters(pl_module)
-        buffers = dict(self._buffers)
-        for name, parameter in pl_module.named_parameters():
-            state = self._before[name], gradients[name]
-            after, momentum = self._optimizer.step(*state, buffers[name])
-            allowed = step_bound(self._optimizer, *state, bounds[name], buffers[name], u)
-            compared.append(Quantity(name, self._last[name], after, allowed[0]))
-            if momentum is not None:
-                kept = _momentum_buffer(trainer.optimizers[0], parameter)
-                self._buffers[name] = kept
-                kept = np.full(after.shape, np.nan) if kept is None else kept
-                compared.append(Quantity(f"momentum of {name}", kept, momentum, allowed[1]))
-
-        def cause(quantity: str) -> str | None:
-            if self._gradients is None:
-                return "the batch passed without an optimizer step"
-            step = Step(
-                reference=self._reference,
-                optimizer=self._optimizer,
-                clipping=self._clipping,
-                before=self._before,
-                buffers=buffers,
-                batch=self._batch,
-                last_batch=self._last_batch,
-                loss=float(found),
-                gradients=self._gradients,
-                last_gradients=self._last_gradients,
-                after=self._last,
-                unit_roundoff=u,
-            )
-            return likely_cause(step, quantity)
-
-        self._compare(compared, cause)
-        self.steps_checked += 1
+        asked = trainer.accumulate_grad_batches
+        # Lightning has divided the loss by the number of batches in a window.
+        self._parts[-1].loss = float(outputs["loss"].item()) * asked
+        full = len(self._parts) == asked or trainer.is_last_batch
+        if self._gradient is None and not full:
+            return
+        step = trainer.global_step
+        if self._gradient is None or not full:
+            self.ledger.fail(Failure(step, "window", cause=_wrong_window(asked, full)))
+            self._last, self._buffers = self._state.parameters(), self._state.buffers()
+        else:
+            self._enter_step(trainer, self._gradient)
+        self._parts, self._gradient = [], None
+        self._metric_due = self._interval == "step"
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.steps_checked % every == 0 and trainer.logger:
-            metrics = {"crosscheck/worst_ratio": self._worst_since_log}
-            trainer.logger.log_metrics(metrics, trainer.global_step)
-            self._worst_since_log = 0.0
+        if step % every == 0 and trainer.logger:
+            self.ledger.settle()
+            metrics = {"crosscheck/worst_ratio": self.ledger.tally.since_last_asked()}
+            trainer.logger.log_metrics(metrics, step)
+        self._tell()
 
-    def _loss_and_gradients(
-        self, unit_roundoff: float
-    ) -> tuple[float, dict[str, Array], float, dict[str, Array]]:
-        """Ask the reference, and check that what it gives fits the module."""
-        loss, gradients = self._reference.loss_and_gradient(self._before, self._batch)
-        loss_bound, bounds = self._reference.rounding_bound(
-            self._before, self._batch, unit_roundoff
+    def _enter_step(self, trainer: Trainer, gradient: Array) -> None:
+        """Put what all processes know of the step together, for the judge."""
+        assert self.ledger is not None
+        before, self._last = self._last, self._state.parameters()
+        buffer, self._buffers = self._buffers, self._state.buffers()
+        number = trainer.global_step
+        parts = self._parts
+        if trainer.world_size > 1:
+            everyone = gather(trainer, (parts, gradient, self._last))
+            parts = [part for theirs in everyone for part in theirs[0]]
+            for rank, (_, *theirs) in enumerate(everyone):
+                if not all(map(np.array_equal, theirs, everyone[0][1:])):
+                    apart = "its gradients or parameters are not those of process 0"
+                    self.ledger.fail(Failure(number, f"process {rank}", cause=apart))
+        skipped = False
+        if self._loss_scale is not None:
+            skipped = not np.isfinite(gradient).all()
+            self._loss_scale = self._loss_scale.after(skipped)
+            if (found := loss_scale(trainer)) != self._loss_scale:
+                apart = f"expected {self._loss_scale}, found {found}"
+                self.ledger.fail(Failure(number, "loss scale", cause=apart))
+        step = Step(
+            number=number,
+            epoch=trainer.current_epoch,
+            parts=parts,
+            before=before,
+            gradient=gradient,
+            after=self._last,
+            buffer=buffer,
+            buffer_after=self._nothing if self._buffers is None else self._buffers,
+            lr=self._lr_in_use,
+            lrs=self.ledger.lr.at(number - 1, trainer.current_epoch),
+            divisor=trainer.accumulate_grad_batches,
+            skipped=skipped,
         )
-        if not np.isfinite(loss_bound) and np.isfinite(loss):
-            raise RequestError(
-                "the cross-check expected a batch whose rounding errors can be bounded, found one "
-                f"too long for {self._dtype}; lower --data.batch_size or set --trainer.precision "
-                "64-true"
-            )
-        for name, before in self._before.items():
-            if not before.shape == gradients[name].shape == bounds[name].shape:
-                raise RequestError(
-                    f"reference: expected a gradient of {name} and a bound on it of shape "
-                    f"{before.shape}, found shapes {gradients[name].shape} and "
-                    f"{bounds[name].shape}; mend the reference given to CrossCheck"
-                )
-        return loss, gradients, loss_bound, bounds
+        self.ledger.enter(step)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Enter the end of an epoch, whose rows are then counted."""
+        self._metric_due = self._metric_due or self._interval == "epoch"
+        if self.ledger is not None:
+            whole = trainer.is_last_batch and trainer.limit_train_batches == 1.0
+            self.ledger.enter(EpochEnd(trainer.current_epoch, whole, trainer.global_step))
+            self._tell()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fail a training in which nothing was compared or nothing moved."""
-        self._untouched_parameters(pl_module)
-        unmoved = all(np.array_equal(value, self._initial[n]) for n, value in self._last.items())
-        # A training that goes on may have come to where a step is less than a rounding.
-        if self.steps_checked and unmoved and not self._first_step:
-            self._fail_empty(f"some parameter to move in {self.steps_checked} steps, found none")
+        if self.ledger is not None:
+            self.ledger.settle()
+            self._tell()
+            self._check_untouched(trainer)
+            unmoved = np.array_equal(self._last, self._initial)
+            # A training that goes on may have come to where a step is less than a rounding.
+            if self.steps_checked and unmoved and not self._first_step:
+                self._fail_empty(
+                    f"some parameter to move in {self.steps_checked} steps, found none"
+                )
         self.on_fit_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fail also a training that ended before it began, as one that has no epochs left does."""
-        if self.steps_checked:
-            self._untouched_parameters(pl_module)
+        if self.ledger is not None and self.steps_checked:
+            self._check_untouched(trainer)
         else:
             self._fail_empty("an optimizer step to compare, found none; train for more epochs")
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Judge what was entered before a training broke off, for the report."""
+        if self.ledger is not None:
+            self.ledger.settle()
+
+    def _check_untouched(self, trainer: Trainer) -> None:
+        """Check that the parameters are bit by bit what the last step left."""
+        assert self.ledger is not None
+        parameters = self._state.parameters()
+        if parameters.tobytes() == self._last.tobytes():
+            return
+        i = int(np.argmax(parameters.view(np.int64) != self._last.view(np.int64)))
+        failure = Failure(
+            trainer.global_step + 1,
+            f"{self._state.layout.name_at(i)} since the last step",
+            found=float(parameters[i]),
+            expected=float(self._last[i]),
+            bound=0.0,
+            ratio=float("inf"),
+            cause="not the optimizer but something else changed it",
+        )
+        self.ledger.fail(failure)
+        self._last = parameters
+        self._tell()
+
+    def _tell(self) -> None:
+        """Raise or warn when there is a first failure."""
+        failure = self.ledger.first_failure if self.ledger else None
+        if failure is None or self._told:
+            return
+        self._told = True
+        if self.on_failure == "raise":
+            raise CheckFailed(f"cross-check failed: {failure}")
+        rank_zero_warn(f"cross-check failed: {failure}")
 
     def _fail_empty(self, expected: str) -> None:
         self.nothing_learned = f"expected {expected}"
         if self.on_failure == "raise":
             raise CheckFailed(f"cross-check failed: {self.nothing_learned}")
 
-    @staticmethod
-    def _parameters(pl_module: LightningModule) -> dict[str, Array]:
-        return {name: _array(p) for name, p in pl_module.named_parameters()}
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save what a resumed training is held against: where this one stands.
 
-    def _untouched_parameters(self, pl_module: LightningModule) -> dict[str, Array]:
-        """Return the parameters, after checking that they are bit by bit what the step left."""
-        parameters = self._parameters(pl_module)
-        for name, value in parameters.items():
-            if value.tobytes() != self._last[name].tobytes():
-                zero = np.zeros_like(value)
-                moved = Quantity(f"{name} since the last step", value, self._last[name], zero)
-                self._compare([moved], lambda _: "not the optimizer but something else changed it")
-        return parameters
-
-    def _compare(self, quantities: list[Quantity], cause: Callable[[str], str | None]) -> None:
-        """Keep the worst deviation, and act on the first one out of its bound."""
-        worst = worst_ratio(quantities)
-        worst = np.inf if np.isnan(worst) else worst
-        self.worst_ratio = max(self.worst_ratio, worst)
-        self._worst_since_log = max(self._worst_since_log, worst)
-        if worst <= 1 or self.first_failure is not None:
+        Not as the callback's own state, which Lightning would miss where the checkpoint is used
+        without a cross-check.
+        """
+        if self.ledger is None:
             return
-        failure = first_failure(self.steps_checked + 1, quantities)
-        self.first_failure = failure._replace(cause=cause(failure.quantity))
-        if self.on_failure == "raise":
-            raise CheckFailed(f"cross-check failed: {self.first_failure}")
-        rank_zero_warn(f"cross-check failed: {self.first_failure}")
+        # Before anything is saved, what it rests on is judged.
+        self.ledger.settle()
+        self._tell()
+        rows = self.ledger.rows.state_dict() if self.ledger.rows else None
+        checkpoint[SAVED_AS] = {
+            "precision": self._precision,
+            "parameters": torch.from_numpy(self._last.copy()),
+            "buffers": None if self._buffers is None else torch.from_numpy(self._buffers.copy()),
+            "plateaus": self.ledger.lr.state_dict(),
+            "rows": rows and {**rows, "served": torch.from_numpy(rows["served"])},
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the state of a checkpoint for the training that goes on from it."""
+        self._resumed = checkpoint.get(SAVED_AS) or {}
+
+    def _restore(self, ledger: Ledger) -> None:
+        """Go on where the checkpoint was made: its parameters are those that training must have."""
+        state = self._resumed
+        if ledger.rows and state["rows"] is not None:
+            ledger.rows.load_state_dict(state["rows"])
+        if state["plateaus"]:
+            ledger.lr.load_state_dict(state["plateaus"])
+        if state["precision"] == self._precision and len(state["parameters"]) == len(self._last):
+            self._last = state["parameters"].numpy()
+            self._buffers = None if state["buffers"] is None else state["buffers"].numpy()
 
 
-def _from_hyperparameters(cls: type[T], hyperparameters: Mapping[str, Any]) -> T:
-    """Build `cls` from the hyperparameters that bear the names of its fields."""
-    names = [field.name for field in fields(cls)]
-    return cls(**{name: hyperparameters[name] for name in names if name in hyperparameters})
-
-
-def _array(tensor: torch.Tensor) -> Array:
-    """Copy a tensor into a float64 array, which holds every narrower number exactly."""
-    array: Array = tensor.detach().to("cpu", torch.float64, copy=True).numpy()
-    return array
-
-
-def _as_arrays(batch: Any, dtype: str) -> Any:
-    """Turn the tensors of a batch into arrays with the values that training computes with."""
-    if isinstance(batch, torch.Tensor):
-        return batch.detach().to(getattr(torch, dtype)).to("cpu", torch.float64, copy=True).numpy()
-    if isinstance(batch, Mapping):
-        return {key: _as_arrays(value, dtype) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        return type(batch)(_as_arrays(value, dtype) for value in batch)
-    return batch
-
-
-def _momentum_buffer(
-    optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter
-) -> Array | None:
-    """Return the momentum buffer that torch keeps for a parameter, if any."""
-    buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-    return None if buffer is None else _array(buffer)
+def _wrong_window(asked: int, full: bool) -> str:
+    batches = f"{asked} batch" + ("es" if asked > 1 else "")
+    if full:
+        return f"expected an optimizer step after {batches}, found none"
+    return f"expected no optimizer step before {batches}, found one"

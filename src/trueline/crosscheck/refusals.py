@@ -1,16 +1,47 @@
-"""What changes the numbers and has no counterpart in NumPy yet: it is refused by name."""
+"""What changes the numbers and has no counterpart in NumPy: it is refused by name."""
+
+from dataclasses import replace
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     StochasticWeightAveraging,
+    WeightAveraging,
 )
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from trueline.errors import RequestError
+from trueline.reference.rounding import (
+    BFLOAT16,
+    BFLOAT16_MIXED,
+    BRAIN,
+    FLOAT16_MIXED,
+    FLOAT32,
+    FLOAT64,
+    TENSOR_FLOAT,
+    Arithmetic,
+)
 
-FOLLOWED = {"64-true": "float64", "32-true": "float32"}
-"""The precisions that the reference can judge, with the dtype that each one computes in."""
+FOLLOWED = {
+    "64-true": FLOAT64,
+    "32-true": FLOAT32,
+    "bf16-mixed": BFLOAT16_MIXED,
+    "bf16-true": BFLOAT16,
+    "16-mixed": FLOAT16_MIXED,
+}
+"""The precisions that the reference can judge, with how each one rounds."""
+PRODUCTS = {"highest": None, "high": TENSOR_FLOAT, "medium": BRAIN}
+"""What `torch.set_float32_matmul_precision` lets the factors of a product be rounded to."""
+
+
+def arithmetic_of(trainer: Trainer) -> Arithmetic:
+    """Return how the training is asked to round."""
+    arithmetic = FOLLOWED[str(trainer.precision)]
+    products = PRODUCTS[torch.get_float32_matmul_precision()]
+    return (
+        replace(arithmetic, products=products) if arithmetic is FLOAT32 and products else arithmetic
+    )
 
 
 def refuse(refused: list[str]) -> None:
@@ -23,15 +54,13 @@ def refuse(refused: list[str]) -> None:
 
 
 def refused_settings(trainer: Trainer) -> list[str]:
-    """Name the Trainer's settings that change the numbers and have no counterpart in NumPy yet."""
+    """Name the Trainer's settings that change the numbers and have no counterpart in NumPy."""
     refused = []
     if str(trainer.precision) not in FOLLOWED:
-        refused.append(f"precision {trainer.precision} (it follows {' and '.join(FOLLOWED)})")
-    if trainer.world_size > 1:
-        refused.append(f"{trainer.world_size} processes (it follows 1)")
-    if trainer.accumulate_grad_batches > 1:
-        refused.append(f"accumulate_grad_batches {trainer.accumulate_grad_batches}")
-    changing = (GradientAccumulationScheduler, StochasticWeightAveraging)
+        refused.append(f"precision {trainer.precision} (it follows {', '.join(FOLLOWED)})")
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        refused.append(f"{type(trainer.strategy).__name__} (it follows one device, and ddp)")
+    changing = (GradientAccumulationScheduler, StochasticWeightAveraging, WeightAveraging)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, changing):
             refused.append(type(callback).__name__)
@@ -39,24 +68,38 @@ def refused_settings(trainer: Trainer) -> list[str]:
 
 
 def refused_in_model(
-    trainer: Trainer, reference: object | None, optimizer: object | None
+    trainer: Trainer, reference: object | None, optimizer: object | None, schedule: object | None
 ) -> list[str]:
-    """Name what the model and its optimizer do that has no counterpart in NumPy yet."""
-    refused = ["learning rate schedulers"] if trainer.lr_scheduler_configs else []
-    optimizers = trainer.optimizers
+    """Name what the model and its optimizer do that has no counterpart in NumPy."""
+    module, optimizers, refused = trainer.lightning_module, trainer.optimizers, []
+    names = [name for name, _ in module.named_parameters()]
+    if reference is None and sorted(names) != ["bias", "weight"]:
+        refused.append(
+            f"{type(module).__name__} with parameters {', '.join(names)} "
+            "(give CrossCheck(reference=...) its loss and gradient in NumPy)"
+        )
+    if not module.automatic_optimization:
+        refused.append("manual optimization")
     if len(optimizers) != 1 or type(optimizers[0]) is not torch.optim.SGD:
         found = ", ".join(type(o).__name__ for o in optimizers) or "none"
         refused.append(f"optimizers other than one torch.optim.SGD (found {found})")
-    elif len(optimizers[0].param_groups) != 1:
-        refused.append(f"{len(optimizers[0].param_groups)} parameter groups")
-    elif optimizers[0].defaults["maximize"]:
-        refused.append("maximize")
-    names = [name for name, _ in trainer.lightning_module.named_parameters()]
-    if reference is None and sorted(names) != ["bias", "weight"]:
+    elif optimizer is None:
+        if "lr" not in module.hparams:
+            refused.append(
+                "a module without the hyperparameter lr (give CrossCheck(optimizer=...))"
+            )
+        if len(optimizers[0].param_groups) > 1:
+            refused.append(
+                f"{len(optimizers[0].param_groups)} parameter groups (give "
+                "CrossCheck(optimizer={name: SGD(...)}))"
+            )
+    configs = trainer.lr_scheduler_configs
+    if len(configs) > 1:
+        refused.append(f"{len(configs)} learning rate schedulers at once")
+    if configs and schedule is None:
         refused.append(
-            f"{type(trainer.lightning_module).__name__} with parameters {', '.join(names)} "
-            "(give CrossCheck(reference=...) its loss and gradient in NumPy)"
+            f"{type(configs[0].scheduler).__name__} (give CrossCheck(schedule=...) the schedule "
+            "that is meant)"
         )
-    if optimizer is None and "lr" not in trainer.lightning_module.hparams:
-        refused.append("a module without the hyperparameter lr (give CrossCheck(optimizer=...))")
+    refused += [f"a scheduler's frequency {c.frequency}" for c in configs if c.frequency != 1]
     return refused

@@ -1,6 +1,6 @@
 """A deviation as a fraction of its bound, and the first one above 1."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +12,22 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 class Quantity(NamedTuple):
-    """One comparison.
+    """One comparison of vectors.
 
     Args:
-        name: What is compared, such as "gradient of bias".
+        kind: `loss`, with an entry for each part of the step, or `gradient`, `lr`, `momentum` or
+            `parameter`, with an entry for each entry of the parameters.
         found: In training.
-        expected: By the reference, in the shape of `found`.
-        bound: On the difference of the two, in the same shape.
+        expected: By the reference.
+        bound: On the difference of the two.
+        entries: Of all parameters' entries, those that are compared; all unless given.
     """
 
-    name: str
+    kind: str
     found: Array
     expected: Array
     bound: Array
+    entries: Any = slice(None)
 
 
 class Failure(NamedTuple):
@@ -32,62 +35,95 @@ class Failure(NamedTuple):
 
     Args:
         step: Optimizer step, counted from 1.
-        quantity: What was compared.
-        found: In training, at the entry that is furthest out.
+        quantity: What was compared, such as "gradient of bias".
+        found: In training, at the entry that is furthest out; None where there is no number to it.
         expected: By the reference, at that entry.
         bound: On the difference of the two.
-        ratio: Difference divided by bound; above 1, or not a number.
+        ratio: Difference divided by bound, above 1.
         cause: The likely cause, where one hypothesis fits the numbers.
     """
 
     step: int
     quantity: str
-    found: float
-    expected: float
-    bound: float
-    ratio: float
+    found: float | None = None
+    expected: float | None = None
+    bound: float | None = None
+    ratio: float | None = None
     cause: str | None = None
 
     def __str__(self) -> str:
+        where = f"{self.quantity} at step {self.step}: "
+        if self.found is None:
+            return f"{where}{self.cause}"
         cause = f"; likely cause: {self.cause}" if self.cause else ""
         if self.bound == 0:
-            return (
-                f"{self.quantity} at step {self.step}: expected {self.expected:.17g} unchanged, "
-                f"found {self.found:.17g}{cause}"
-            )
+            return f"{where}expected {self.expected:.17g} exactly, found {self.found:.17g}{cause}"
         return (
-            f"{self.quantity} at step {self.step}: expected {self.expected:.17g} within "
-            f"{self.bound:.2g}, found {self.found:.17g}, {self.ratio:.3g} times the bound{cause}"
+            f"{where}expected {self.expected:.17g} within {self.bound:.2g}, "
+            f"found {self.found:.17g}, {self.ratio:.3g} times the bound{cause}"
         )
 
 
 def ratios(quantity: Quantity) -> Array:
-    """Divide each entry's deviation by its bound, flat; 0/0 is 0.
+    """Divide each entry's deviation by its bound; 0/0 is 0, and what is not a number infinite.
 
     Example:
         >>> zero, one = np.zeros(2), np.ones(2)
         >>> ratios(Quantity("loss", one, zero, 4 * one)), ratios(Quantity("loss", one, one, zero))
         (array([0.25, 0.25]), array([0., 0.]))
     """
-    _, found, expected, bound = quantity
-    return np.asarray(np.abs(found - expected) / (bound + TINY)).ravel()
+    _, found, expected, bound, _ = quantity
+    ratio = np.abs(found - expected) / (bound + TINY)
+    return np.where(np.isnan(ratio), np.inf, ratio)
 
 
-def worst_ratio(quantities: list[Quantity]) -> float:
-    """Return the largest ratio of all entries of all quantities; nan where there is one."""
-    return float(np.concatenate([ratios(quantity) for quantity in quantities]).max())
+class Tally:
+    """Keeps the worst ratio of a training, over all and for loss, gradient and parameters."""
 
+    def __init__(self) -> None:
+        self.worst = dict.fromkeys(("loss", "gradient", "parameters"), 0.0)
+        self._recent = 0.0
 
-def first_failure(step: int, quantities: list[Quantity]) -> Failure:
-    """Return the first quantity out of its bound, at its entry that is furthest out.
+    @property
+    def worst_ratio(self) -> float:
+        """The largest deviation as a fraction of its bound."""
+        return max(self.worst.values())
 
-    Raises:
-        ValueError: When all quantities are within their bounds.
-    """
-    for quantity in quantities:
-        out = ratios(quantity)
-        if not (out <= 1).all():
-            i = int(np.argmax(out))  # nan counts as the largest
-            at = [float(array.ravel()[i]) for array in quantity[1:]]
-            return Failure(step, quantity.name, at[0], at[1], at[2], float(out[i]))
-    raise ValueError("expected a quantity out of its bound, found none")
+    def add(self, quantities: list[Quantity]) -> tuple[Quantity, int, float] | None:
+        """Take comparisons in; return the first that is out of its bound, if any.
+
+        Returns:
+            The quantity, its entry that is furthest out, and the ratio there.
+        """
+        # At once for all of them: most of the time is NumPy's for a call, whatever the length.
+        found, expected, bound = (
+            np.concatenate([getattr(quantity, name).ravel() for quantity in quantities])
+            for name in ("found", "expected", "bound")
+        )
+        out = ratios(Quantity("", found, expected, bound))
+        starts = np.cumsum([0, *(quantity.found.size for quantity in quantities)])
+        worsts = np.maximum.reduceat(out, starts[:-1])
+        for quantity, worst in zip(quantities, worsts.tolist(), strict=True):
+            kind = quantity.kind if quantity.kind in self.worst else "parameters"
+            self.worst[kind] = max(self.worst[kind], worst)
+        worst = float(worsts.max())
+        self._recent = max(self._recent, worst)
+        if worst <= 1:
+            return None
+        k = int(np.argmax(worsts > 1))
+        part = out[starts[k] : starts[k + 1]]
+        return quantities[k], int(np.argmax(part)), float(worsts[k])
+
+    def note(self, ratio: float) -> None:
+        """Take in a ratio of the parameters that was found outside."""
+        self.worst["parameters"] = max(self.worst["parameters"], ratio)
+
+    @staticmethod
+    def worst_of(quantity: Quantity) -> float:
+        """Return the largest ratio in one comparison."""
+        return float(ratios(quantity).max())
+
+    def since_last_asked(self) -> float:
+        """Return the worst ratio since this was asked before."""
+        recent, self._recent = self._recent, 0.0
+        return recent

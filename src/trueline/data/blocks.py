@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import SequentialSampler, TensorDataset
 
 
 class RowOrder:
@@ -47,23 +48,60 @@ class RowOrder:
         return torch.from_numpy(generator.permutation(self.n_samples))
 
 
-class BatchLoader:
-    """Serves `(X, y)` in batches; what Lightning takes as a dataloader.
+class InOrder(RowOrder, SequentialSampler):
+    """The rows in order, in every epoch.
+
+    By this type Lightning knows that nothing is shuffled, which `overfit_batches` needs. It would
+    put a sampler of its own in the place of any other, and only a DataLoader takes that.
 
     Args:
-        X: Features, shape (n_samples, n_features).
-        y: Targets, shape (n_samples,).
-        batch_size: Rows a batch; the last one has what is left.
+        n_samples: Number of rows.
+    """
+
+    def __init__(self, n_samples: int) -> None:
+        RowOrder.__init__(self, n_samples, shuffle=False, seed=0)
+        SequentialSampler.__init__(self, range(n_samples))
+
+
+class BatchLoader:
+    """Serves the rows of a dataset in batches; what Lightning takes as a dataloader.
+
+    Several processes share each batch: of its B rows, process `rank` of `world_size` gets those
+    from `B·rank // world_size` to `B·(rank + 1) // world_size`. No row is repeated to make the
+    shares even, so they differ by a row, and a process may get none of a small batch. All have the
+    same number of batches.
+
+    Args:
+        dataset: Of tensors with a row for each sample, such as X and y.
+        batch_size: Rows a batch, over all processes; the last one has what is left.
         order: The order of rows. Lightning finds it under the name `sampler`.
+        rank: This process, from 0 to world_size − 1.
+        world_size: Number of processes, ≥ 1.
+
+    Example:
+        >>> dataset = TensorDataset(torch.arange(5), 10 * torch.arange(5))
+        >>> order = RowOrder(n_samples=5, shuffle=False, seed=0)
+        >>> [X.tolist() for X, y in BatchLoader(dataset, batch_size=3, order=order)]
+        [[0, 1, 2], [3, 4]]
+        >>> [X.tolist() for X, y in BatchLoader(dataset, 3, order, rank=1, world_size=2)]
+        [[1, 2], [4]]
     """
 
     batch_sampler = None  # Lightning asks for it wherever there is a sampler
 
-    def __init__(self, X: Tensor, y: Tensor, batch_size: int, order: RowOrder) -> None:
-        self.X = X
-        self.y = y
+    def __init__(
+        self,
+        dataset: TensorDataset,
+        batch_size: int,
+        order: RowOrder,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.dataset = dataset
         self.batch_size = batch_size
         self.sampler = order
+        self.rank = rank
+        self.world_size = world_size
         self.position = 0
         self._start = 0
 
@@ -76,14 +114,23 @@ class BatchLoader:
         self._start = state["position"] % len(self)  # at the end of an epoch the next one is whole
 
     def __len__(self) -> int:
-        return -(-len(self.X) // self.batch_size)
+        return -(-len(self.dataset) // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         # Read here, at the first batch: set_epoch comes after iter().
         start, self._start = self._start, 0
         order = self.sampler.rows(self.sampler.epoch) if self.sampler.shuffle else None
         for k in range(start, len(self)):
             self.position = k + 1
-            rows = slice(k * self.batch_size, (k + 1) * self.batch_size)
+            rows = self._share(k)
             at = rows if order is None else order[rows]
-            yield self.X[at], self.y[at]
+            yield tuple(tensor[at] for tensor in self.dataset.tensors)
+
+    def _share(self, k: int) -> slice:
+        """Return where in the order this process finds its rows of batch k."""
+        first = k * self.batch_size
+        rows = min(self.batch_size, len(self.dataset) - first)
+        return slice(
+            first + rows * self.rank // self.world_size,
+            first + rows * (self.rank + 1) // self.world_size,
+        )

@@ -1,28 +1,39 @@
-"""A LightningDataModule around two arrays: the base of every data class here."""
+"""A LightningDataModule around arrays in memory: the base of every data class here."""
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import ArrayLike
+from torch.utils.data import TensorDataset
 
-from trueline.data.blocks import BatchLoader, RowOrder
+from trueline.data.blocks import BatchLoader, InOrder, RowOrder
 
 
 class RegressionData(LightningDataModule):
     """Rows of features and targets, held in memory and served in batches.
 
-    Training, validation, test and prediction all see the same rows.
+    A batch is `(X, y)`, or `(X, y, sample_weight)` where the rows have weights. Training,
+    validation, test and prediction all see the same rows.
 
     Args:
         X: Features, shape (n_samples, n_features) or (n_samples,), any real numeric dtype.
-        y: Targets, shape (n_samples,), any real numeric dtype.
-        batch_size: Rows per optimizer step, from 1 to n_samples; full batch unless given.
+        y: Targets, shape (n_samples,) or (n_samples, n_targets), any real numeric dtype. A single
+            column is held as (n_samples,).
+        batch_size: Rows per optimizer step, over all processes, from 1 to n_samples; full batch
+            unless given.
         shuffle: Whether each epoch visits the rows in an order of its own.
         seed: Seed of those orders, ≥ 0. An order depends on nothing but (seed, epoch).
+        sample_weight: How much each row counts in the loss, a weighted mean; shape (n_samples,),
+            > 0. Each row counts alike unless given.
 
     Raises:
-        ValueError: When shapes, dtypes, `batch_size` or `seed` are not as above; all that is wrong
-            is said at once.
+        ValueError: When shapes, dtypes, numbers, `batch_size` or `seed` are not as above; all that
+            is wrong is said at once.
+
+    Example:
+        >>> data = RegressionData([1, 2, 3], [[1, 10], [2, 20], [3, 30]], sample_weight=[1, 1, 2])
+        >>> data.n_samples, data.n_features, data.n_targets
+        (3, 1, 2)
     """
 
     def __init__(
@@ -32,19 +43,29 @@ class RegressionData(LightningDataModule):
         batch_size: int | None = None,
         shuffle: bool = False,
         seed: int = 0,
+        sample_weight: ArrayLike | None = None,
     ) -> None:
         super().__init__()
         features, targets = np.asarray(X), np.asarray(y)
+        weights = None if sample_weight is None else np.asarray(sample_weight)
         if features.ndim == 1:
             features = features.reshape(-1, 1)
-        if wrong := _problems(features, targets, batch_size, seed):
+        if targets.ndim == 2 and targets.shape[1] == 1:
+            targets = targets[:, 0]
+        wrong = _problems(features, targets, batch_size, seed)
+        if weights is not None:
+            wrong += _weight_problems(weights, features.shape[:1])
+        if wrong:
             raise ValueError("; ".join(wrong))
         # Copies: what the caller does to the arrays later must not change the training.
         self.X = torch.from_numpy(np.array(features, order="C"))
         self.y = torch.from_numpy(np.array(targets, order="C"))
+        self.sample_weight = None if weights is None else torch.from_numpy(np.array(weights))
         self.n_samples, self.n_features = features.shape
+        self.n_targets = 1 if targets.ndim == 1 else targets.shape[1]
         self.batch_size = batch_size
-        self.order = RowOrder(self.n_samples, shuffle, seed)
+        rows = self.n_samples
+        self.order = RowOrder(rows, True, seed) if shuffle else InOrder(rows)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -52,12 +73,18 @@ class RegressionData(LightningDataModule):
         return len(self.train_dataloader())
 
     def train_dataloader(self) -> BatchLoader:
-        """Serve the rows in the order of each epoch."""
-        return self._loader(self.order)
+        """Serve the rows in the order of each epoch; of each batch, this process's share."""
+        trainer = self.trainer
+        if trainer is None:
+            return self._loader(self.order)
+        # The batches that are to be overfitted are the same in every epoch.
+        overfit = trainer.overfit_batches  # type: ignore[attr-defined]
+        order = InOrder(self.n_samples) if overfit else self.order
+        return self._loader(order, trainer.global_rank, trainer.world_size)
 
     def val_dataloader(self) -> BatchLoader:
-        """Serve the rows in order."""
-        return self._loader(RowOrder(self.n_samples, shuffle=False, seed=0))
+        """Serve the rows in order, all of them to every process."""
+        return self._loader(InOrder(self.n_samples))
 
     def test_dataloader(self) -> BatchLoader:
         """Serve the rows in order."""
@@ -67,24 +94,22 @@ class RegressionData(LightningDataModule):
         """Serve the rows in order."""
         return self.val_dataloader()
 
-    def _loader(self, order: RowOrder) -> BatchLoader:
-        return BatchLoader(self.X, self.y, self.batch_size or self.n_samples, order)
+    def _loader(self, order: RowOrder, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        tensors = (t for t in (self.X, self.y, self.sample_weight) if t is not None)
+        batch_size = self.batch_size or self.n_samples
+        return BatchLoader(TensorDataset(*tensors), batch_size, order, rank, world_size)
 
 
 def _problems(
     features: np.ndarray, targets: np.ndarray, batch_size: int | None, seed: int
 ) -> list[str]:
-    """Say what is wrong with the arguments of `RegressionData`, each with its remedy."""
-    wrong = []
-    for name, array in (("X", features), ("y", targets)):
-        if array.dtype.kind not in "biuf":
-            wrong.append(f"{name}: expected real numbers; found dtype {array.dtype}")
-        elif not np.isfinite(array).all():
-            wrong.append(f"{name}: expected finite numbers; found nan or inf; remove those rows")
-    if features.ndim != 2 or targets.shape != features.shape[:1] or 0 in features.shape:
+    """Say what is wrong with the rows and how they are served, each with its remedy."""
+    wrong = _number_problems("X", features) + _number_problems("y", targets)
+    rows_agree = features.ndim == 2 and targets.shape[:1] == features.shape[:1]
+    if not rows_agree or targets.ndim > 2 or 0 in features.shape + targets.shape:
         wrong.append(
-            "expected X of shape (n_samples, n_features) and y of shape (n_samples,), none empty; "
-            f"found {features.shape} and {targets.shape}"
+            "expected X of shape (n_samples, n_features) and y of shape (n_samples,) or "
+            f"(n_samples, n_targets), none empty; found {features.shape} and {targets.shape}"
         )
     elif batch_size is not None and not 1 <= batch_size <= len(features):
         wrong.append(
@@ -94,3 +119,26 @@ def _problems(
     if seed < 0:
         wrong.append(f"seed: expected 0 or more; found {seed}")
     return wrong
+
+
+def _weight_problems(weights: np.ndarray, shape: tuple[int, ...]) -> list[str]:
+    """Say what is wrong with the sample weights, each with its remedy."""
+    wrong = _number_problems("sample_weight", weights)
+    if weights.shape != shape:
+        wrong.append(
+            f"sample_weight: expected shape {shape}, one for each row; found {weights.shape}"
+        )
+    if not wrong and not (weights > 0).all():
+        wrong.append(
+            f"sample_weight: expected numbers above 0; found {weights.min()}; "
+            "remove the rows that are not to count"
+        )
+    return wrong
+
+
+def _number_problems(name: str, array: np.ndarray) -> list[str]:
+    if array.dtype.kind not in "biuf":
+        return [f"{name}: expected real numbers; found dtype {array.dtype}"]
+    if not np.isfinite(array).all():
+        return [f"{name}: expected finite numbers; found nan or inf; remove those rows"]
+    return []

@@ -10,6 +10,7 @@ References:
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,44 @@ from trueline.reference.sgd import SGD
 
 Array = NDArray[np.float64]
 
-UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
-"""Half the distance from 1 to the next number, by dtype (IEEE 754)."""
+DOUBLE, SINGLE, TENSOR_FLOAT, HALF, BRAIN = 2.0**-53, 2.0**-24, 2.0**-11, 2.0**-11, 2.0**-8
+"""Unit roundoffs, half the distance from 1 to the next number: float64, float32, TF32, float16,
+bfloat16, which keep 53, 24, 11, 11 and 8 bits."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a training rounds.
+
+    Args:
+        stored: Unit roundoff of what each operation of the model leaves.
+        summed: Unit roundoff inside a sum or a matrix product; processors keep more digits there
+            than they store.
+        parameters: Unit roundoff of parameters, gradients and the optimizer's update.
+        products: Unit roundoff to which the factors of a matrix product are brought first.
+        smallest: The smallest positive number that is stored; what is lost to underflow is less.
+        largest: The largest number that is stored.
+    """
+
+    stored: float
+    summed: float
+    parameters: float
+    products: float
+    smallest: float = 2.0**-149
+    largest: float = float(np.finfo(np.float32).max)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether everything rounds alike."""
+        return self.stored == self.summed == self.parameters == self.products
+
+
+FLOAT64 = Arithmetic(DOUBLE, DOUBLE, DOUBLE, DOUBLE, 2.0**-1074, float(np.finfo(np.float64).max))
+FLOAT32 = Arithmetic(SINGLE, SINGLE, SINGLE, SINGLE)
+TF32 = Arithmetic(SINGLE, SINGLE, SINGLE, products=TENSOR_FLOAT)
+BFLOAT16 = Arithmetic(BRAIN, SINGLE, BRAIN, BRAIN, 2.0**-133)
+BFLOAT16_MIXED = Arithmetic(BRAIN, SINGLE, SINGLE, BRAIN, 2.0**-133)
+FLOAT16_MIXED = Arithmetic(HALF, SINGLE, SINGLE, HALF, 2.0**-24, 65504.0)
 
 
 def gamma(n: int, unit_roundoff: float) -> float:
@@ -42,47 +79,75 @@ def gamma(n: int, unit_roundoff: float) -> float:
         >>> gamma(2**24, 2.0**-24)
         inf
     """
-    nu = n * (unit_roundoff + UNIT_ROUNDOFF["float64"])
+    nu = n * (unit_roundoff + DOUBLE)
     return nu / (1 - nu) if nu < 1 else math.inf
 
 
 def least_squares_bound(
-    X: Array, y: Array, weight: Array, bias: Array, l1: float, l2: float, unit_roundoff: float
-) -> tuple[float, dict[str, Array]]:
-    """Bound the rounding error of the mean squared error and its gradient over one batch.
+    X: Array,
+    y: Array,
+    share: Array | float,
+    weight: Array,
+    bias: Array,
+    l1: float,
+    l2: float,
+    unit_roundoff: float,
+) -> tuple[Array, dict[str, Array]]:
+    """Bound the rounding error of the mean squared error and its gradient, over a batch a step.
 
-    A residual is a sum of p + 2 terms, so `δ = γ(p + 2)·(|X||weight| + |bias| + |y|)` bounds it.
-    The loss then errs by at most `mean(2|r|δ + δ²) + γ(N + 2)·mean((|r| + δ)²)`, and the gradient
-    by `2/N·|X|ᵀδ + γ(N + 3)·2/N·|X|ᵀ(|r| + δ)`, N being the number of residuals. A penalty adds
-    its own few roundings and one for each addition.
+    A residual is a sum of p + 2 terms, and features and target are brought to the dtype first, so
+    `δ = γ(p + 4)·(|X||weight| + |bias| + |y|)` bounds its error. With s the share of each residual
+    in the mean, the loss errs by at most `Σs(2|r|δ + δ²) + γ(2N + 6)·Σs(|r| + δ)²`, and the
+    gradient by `2|X|ᵀsδ + γ(2N + 6)·2|X|ᵀs(|r| + δ)`, N being the number of residuals; without
+    sample weights N + 4 roundings do for 2N + 6. A penalty adds its own few roundings and one for
+    each addition.
 
     Args:
-        X: Features, shape (n_samples, n_features).
-        y: Targets, shape (n_samples,) or (n_samples, n_targets).
-        weight: Shape (n_features,) or (n_features, n_targets).
-        bias: Shape () or (n_targets,).
+        X: Features, shape (n_steps, n_samples, n_features).
+        y: Targets, shape (n_steps, n_samples, n_targets).
+        share: Of each residual in the mean: 1/N, or where there are sample weights an array that
+            broadcasts with `y`.
+        weight: Before each step, shape (n_steps, n_features, n_targets).
+        bias: Before each step, shape (n_steps, 1, n_targets).
         l1: Strength of the L1 penalty.
         l2: Strength of the L2 penalty.
         unit_roundoff: Of the arithmetic that is judged.
 
     Returns:
-        A bound on the loss, and one on each gradient in its parameter's shape.
+        Bounds on the losses, shape (n_steps,), and on the gradients by `weight`, in its shape, and
+        by `bias`, shape (n_steps, n_targets).
     """
-    n_features, n = X.shape[1], y.size
+    n_features, n = X.shape[2], y.shape[1] * y.shape[2]
     magnitude, size = np.abs(X), np.abs(weight)
+    magnitude_T = np.swapaxes(magnitude, 1, 2)
     r = np.abs(X @ weight + bias - y)
-    error = gamma(n_features + 2, unit_roundoff) * (magnitude @ size + np.abs(bias) + np.abs(y))
+    error = gamma(n_features + 4, unit_roundoff) * (magnitude @ size + np.abs(bias) + np.abs(y))
     reach = r + error
-    summed = gamma(n + 3, unit_roundoff)
-    loss = float(np.vdot(r + reach, error) + summed * np.vdot(reach, reach)) / n
-    per_residual = (error + summed * reach) * (2 / n)
-    by_weight = magnitude.T @ per_residual
-    by_bias = per_residual.sum(axis=0)
+    summed = gamma(2 * n + 6 if isinstance(share, np.ndarray) else n + 4, unit_roundoff)
+    loss = np.sum(share * ((r + reach) * error + summed * reach * reach), axis=(1, 2))
+    per_residual = 2 * share * (error + summed * reach)
+    by_weight = magnitude_T @ per_residual
+    by_bias = per_residual.sum(axis=1)
     if l1 or l2:
-        few = gamma(n_features + 5, unit_roundoff)
-        loss += few * float(np.vdot(reach, reach) / n + np.sum(l1 * size + l2 * size * size))
-        by_weight = by_weight + few * (magnitude.T @ reach * (2 / n) + l1 + 2 * l2 * size)
-    return loss, {"weight": np.asarray(by_weight), "bias": np.asarray(by_bias)}
+        few = gamma(n_features * weight.shape[2] + 5, unit_roundoff)
+        penalty = np.sum(l1 * size + l2 * size * size, axis=(1, 2))
+        loss += few * (np.sum(share * reach * reach, axis=(1, 2)) + penalty)
+        by_weight = by_weight + few * (magnitude_T @ (2 * share * reach) + l1 + 2 * l2 * size)
+    return loss, {"weight": by_weight, "bias": by_bias}
+
+
+def window_bound(bound: Array, size: Array, parts: int, unit_roundoff: float) -> Array:
+    """Bound the error of a gradient that is accumulated over several batches or processes.
+
+    Each part is scaled by its share, which the loop may do in several steps, and added.
+
+    Args:
+        bound: On the weighted mean of the parts, from the bounds of each.
+        size: The weighted mean of the parts' absolute values.
+        parts: Their number.
+        unit_roundoff: Of the parameters' arithmetic.
+    """
+    return np.asarray(bound + gamma(3 * parts + 3, unit_roundoff) * (size + bound))
 
 
 def step_bound(
@@ -92,6 +157,7 @@ def step_bound(
     gradient_bound: Array,
     buffer: Array | None,
     unit_roundoff: float,
+    lr_error: float = 0.0,
 ) -> tuple[Array, Array]:
     """Bound the rounding error of one SGD step, given that of the gradient.
 
@@ -105,6 +171,7 @@ def step_bound(
         gradient_bound: On the error of the judged gradient.
         buffer: Momentum buffer before the step; None at the first step.
         unit_roundoff: Of the arithmetic that is judged.
+        lr_error: By which the learning rate in use may differ from that of `optimizer`.
 
     Returns:
         Bounds on the parameter and on the momentum buffer after the step.
@@ -126,6 +193,7 @@ def step_bound(
             error = error + optimizer.momentum * buffer_error + three * size
         else:
             size, error = buffer_size, buffer_error
-    moved = optimizer.lr * size
-    error = optimizer.lr * error + three * moved
+    lr = abs(optimizer.lr) + lr_error
+    moved = lr * size
+    error = lr * error + three * moved + lr_error * size
     return np.asarray(error + gamma(1, unit_roundoff) * (np.abs(parameter) + moved)), buffer_error

@@ -14,6 +14,7 @@ class SGD:
 
     With gradient `g`, parameter `θ` and momentum buffer `v`:
 
+        g ← −g  (maximize)
         g ← g + weight_decay·θ
         v ← g at the first step, momentum·v + (1 − dampening)·g afterwards
         g ← g + momentum·v  (nesterov)   or   v  (momentum alone)
@@ -28,6 +29,7 @@ class SGD:
         dampening: In [0, 1].
         nesterov: Needs momentum > 0 and dampening 0.
         weight_decay: ≥ 0; applies to every parameter, the bias too.
+        maximize: Climb instead of descend; the weight decay still pulls towards 0.
 
     References:
         Sutskever, Martens, Dahl & Hinton, "On the importance of initialization and momentum in
@@ -39,6 +41,7 @@ class SGD:
     dampening: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
+    maximize: bool = False
 
     def step(
         self, parameter: Array, gradient: Array, buffer: Array | None = None
@@ -60,6 +63,8 @@ class SGD:
             >>> round(float(theta), 12), round(float(v), 12)
             (0.42, 3.8)
         """
+        if self.maximize:
+            gradient = -gradient
         if self.weight_decay:
             gradient = gradient + self.weight_decay * parameter
         if self.momentum:

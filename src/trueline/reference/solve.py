@@ -10,24 +10,39 @@ from trueline.reference.linear import Array
 
 
 class Line(NamedTuple):
-    """The parameters of `X·weight + bias`: shapes (n_features,) and ()."""
+    """The parameters of `X·weight + bias`.
+
+    Args:
+        weight: Shape (n_features,), or (n_features, n_targets) for several targets.
+        bias: Shape (), or (n_targets,).
+    """
 
     weight: Array
     bias: Array
 
 
-def least_squares(X: ArrayLike, y: ArrayLike, l2: float = 0.0, weight_decay: float = 0.0) -> Line:
-    """Minimise `mean(r²) + l2·Σweight² + weight_decay/2·(Σweight² + bias²)` exactly.
+def least_squares(
+    X: ArrayLike,
+    y: ArrayLike,
+    l2: float = 0.0,
+    weight_decay: float = 0.0,
+    sample_weight: ArrayLike | None = None,
+) -> Line:
+    """Minimise `mean(r²) + l2·Σweight² + weight_decay/2·(Σweight² + Σbias²)` exactly.
+
+    The mean is over all rows and targets, or where rows have weights
+    `Σ_i w_i·Σ_t r_it² / (n_targets·Σ_i w_i)`.
 
     This is the article's "matrix calculation". It factors `[X 1]`, under which a row is put for
     each penalised parameter, by QR and solves the triangle; XᵀX, whose condition number is the
-    square of that of X, is never formed.
+    square of that of X, is never formed. A row with a weight is multiplied by its root.
 
     Args:
         X: Features, shape (n_samples, n_features).
-        y: Targets, shape (n_samples,).
+        y: Targets, shape (n_samples,) or (n_samples, n_targets).
         l2: Strength of the L2 penalty on the weights, ≥ 0.
         weight_decay: As in SGD: its gradient is weight_decay·θ, for the weights and the bias.
+        sample_weight: How much each row counts, shape (n_samples,), > 0; alike unless given.
 
     Returns:
         The minimiser.
@@ -47,12 +62,16 @@ def least_squares(X: ArrayLike, y: ArrayLike, l2: float = 0.0, weight_decay: flo
     """
     X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
     n_samples, n_features = X.shape
-    A = np.column_stack([X, np.ones(n_samples)])
+    A, target, rows = np.column_stack([X, np.ones(n_samples)]), y.T, float(n_samples)
+    if sample_weight is not None:
+        w = np.asarray(sample_weight, np.float64)
+        A, target, rows = np.sqrt(w)[:, None] * A, np.sqrt(w) * target, np.sum(w)
     strength = np.full(n_features + 1, weight_decay / 2)
     strength[:-1] += l2
-    penalised = np.diag(np.sqrt(n_samples * strength))[strength > 0]
+    # The objective is solved for times n_targets·Σw, which takes the mean out of the residuals.
+    penalised = np.diag(np.sqrt(rows * (y.size / n_samples) * strength))[strength > 0]
     A = np.vstack([A, penalised])
-    target = np.concatenate([y, np.zeros(len(penalised))])
+    target = np.concatenate([target.T, np.zeros((len(penalised), *y.shape[1:]))])
     # With columns of length 1, neither units nor sizes decide what counts as dependent.
     length = np.linalg.norm(A, axis=0)
     A = A / np.where(length > 0, length, 1)
@@ -64,7 +83,7 @@ def least_squares(X: ArrayLike, y: ArrayLike, l2: float = 0.0, weight_decay: flo
             "columns, or give an L2 penalty"
         )
     Q, R = np.linalg.qr(A)
-    solution = np.linalg.solve(R, Q.T @ target) / length
+    solution = (np.linalg.solve(R, Q.T @ target).T / length).T
     return Line(solution[:-1], np.asarray(solution[-1]))
 
 
@@ -108,13 +127,31 @@ def largest_stable_lr(
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
+    n_targets: int = 1,
+    sample_weight: ArrayLike | None = None,
 ) -> float:
     """Return the learning rate above which full-batch SGD diverges: `2/λmax` for plain SGD.
 
     λmax is the largest eigenvalue of the objective's Hessian `2/n·[X 1]ᵀ[X 1]` plus the penalties.
+    With several targets it is `2/(n·n_targets)·[X 1]ᵀ[X 1]`, the same for each of them; with sample
+    weights `[X 1]ᵀ diag(w) [X 1]`, over Σw in the place of n.
+
     Momentum raises the limit to `2(1 + momentum)/((1 − dampening)·λmax)`, Nesterov's momentum to
     `2(1 + momentum)/((1 + 2·momentum)·λmax)`: where an eigenvalue of the two-by-two map of
     (parameter, buffer) along the stiffest direction reaches −1.
+
+    Args:
+        X: Features, shape (n_samples, n_features).
+        l2: Strength of the L2 penalty on the weights, ≥ 0.
+        weight_decay: As in SGD, ≥ 0.
+        momentum: In [0, 1).
+        dampening: Of momentum, in [0, 1].
+        nesterov: Whether the momentum is Nesterov's.
+        n_targets: Columns of y, ≥ 1.
+        sample_weight: How much each row counts, shape (n_samples,), > 0; alike unless given.
+
+    Returns:
+        The limit, > 0; inf where nothing diverges.
 
     References:
         Polyak, "Some methods of speeding up the convergence of iteration methods" (1964).
@@ -126,10 +163,12 @@ def largest_stable_lr(
     """
     X = np.asarray(X, np.float64)
     n_samples, n_features = X.shape
-    A = np.column_stack([X, np.ones(n_samples)])
+    w = np.ones(n_samples) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    A = np.sqrt(w)[:, None] * np.column_stack([X, np.ones(n_samples)])
     penalty = np.full(n_features + 1, weight_decay)
     penalty[:-1] += 2 * l2
-    curvature = float(np.linalg.eigvalsh(2 / n_samples * A.T @ A + np.diag(penalty))[-1])
+    hessian = 2 / (n_targets * np.sum(w)) * A.T @ A + np.diag(penalty)
+    curvature = float(np.linalg.eigvalsh(hessian)[-1])
     if nesterov:
         return 2 * (1 + momentum) / ((1 + 2 * momentum) * curvature)
     if momentum and dampening == 1:

@@ -1,0 +1,252 @@
+"""One optimizer step, taken once more in NumPy: what should have come, and how far it may be off.
+
+This knows no Lightning and no torch; `callback` brings it what training did.
+"""
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trueline.crosscheck.layout import Layout
+from trueline.crosscheck.rows import n_rows
+from trueline.crosscheck.step import Reference, Rule, Step
+from trueline.crosscheck.verdict import Quantity
+from trueline.errors import RequestError
+from trueline.reference import SGD, Clipping, LeastSquares
+from trueline.reference.bounded import bound_by_running
+from trueline.reference.rounding import Arithmetic, gamma, step_bound, window_bound
+
+Array = NDArray[np.float64]
+Parameters = Mapping[str, Array]
+
+
+class Judge:
+    """Takes steps in float64 and bounds how far training may be from them.
+
+    Args:
+        reference: Loss and gradient in NumPy.
+        optimizer: The update rule for all parameters, or one for each name or dotted prefix.
+        clipping: The clipping that is meant, if any.
+        arithmetic: How the training rounds.
+        layout: Of the vectors.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        optimizer: SGD | Mapping[str, SGD],
+        clipping: Clipping | None,
+        arithmetic: Arithmetic,
+        layout: Layout,
+    ) -> None:
+        self.reference = reference
+        self.optimizer = optimizer
+        self.clipping = clipping
+        self.arithmetic = arithmetic
+        self.layout = layout
+        self.rules: list[Rule] = []
+
+    def set_rules(self, batch: Any, parameters: Array) -> None:
+        """Find out which parameters the reference trains, and by which rule.
+
+        Raises:
+            RequestError: When its gradients do not fit the module, or a parameter has no rule.
+        """
+        arrays = self.layout.arrays(parameters)
+        gradients = self.reference.loss_and_gradient(arrays, batch)[1]
+        bounds = self.bounds(arrays, batch)[1]
+        for name, gradient in gradients.items():
+            shape = self.layout.shapes.get(name)
+            found = np.shape(gradient), np.shape(bounds.get(name, np.empty(0)))
+            if found != (shape, shape):
+                raise RequestError(
+                    f"reference: expected a gradient of {name} and a bound on it of shape "
+                    f"{shape}, found shapes {found[0]} and {found[1]}; mend the reference given "
+                    "to CrossCheck"
+                )
+        trained = [name for name in self.layout.shapes if name in gradients]
+        self._all_trained = len(trained) == len(self.layout.shapes)
+        rules = self.optimizer if isinstance(self.optimizer, Mapping) else {"": self.optimizer}
+        for key, optimizer in rules.items():
+            names = [n for n in trained if not key or n == key or n.startswith(f"{key}.")]
+            if not names:
+                raise RequestError(
+                    f"CrossCheck(optimizer=...): expected names of trained parameters, "
+                    f"{', '.join(trained)}; found {key}"
+                )
+            whole = names == list(self.layout.shapes)
+            entries = slice(None) if whole else self.layout.indices(names)
+            self.rules.append(Rule(names, entries, optimizer))
+        ruled = [name for rule in self.rules for name in rule.names]
+        if sorted(ruled) != sorted(trained):
+            raise RequestError(
+                "CrossCheck(optimizer=...): expected one update rule for each trained parameter, "
+                f"{', '.join(trained)}; found rules for {', '.join(ruled)}"
+            )
+
+    def size(self, batch: Any) -> float:
+        """Return how much a batch counts beside others."""
+        size = getattr(self.reference, "size", None)
+        return float(size(batch) if size else n_rows(batch))
+
+    def bounds(self, parameters: Parameters, batch: Any) -> tuple[float, Mapping[str, Array]]:
+        """Bound the errors of loss and gradients over one batch."""
+        own = getattr(self.reference, "rounding_bound", None)
+        if own:
+            loss, gradients = own(parameters, batch, self.arithmetic)
+        else:
+            try:
+                loss, gradients = bound_by_running(
+                    self.reference, parameters, batch, self.arithmetic
+                )
+            except TypeError as error:
+                raise RequestError(f"reference: {error}") from error
+        return loss, gradients
+
+    def part(self, parameters: Array, batch: Any) -> tuple[float, float, Array, Array]:
+        """Return loss, its bound, gradient and its bound over one batch.
+
+        Raises:
+            RequestError: When there is no finite bound.
+        """
+        arrays = self.layout.arrays(parameters)
+        if not self.size(batch):  # a process may have no row of a batch
+            zero = np.zeros(len(parameters))
+            return 0.0, 0.0, zero, zero
+        loss, gradients = self.reference.loss_and_gradient(arrays, batch)
+        loss_bound, bounds = self.bounds(arrays, batch)
+        if not np.isfinite(loss_bound) and np.isfinite(loss):
+            raise RequestError(
+                "the cross-check expected a batch whose rounding errors can be bounded, found one "
+                "too long for the precision, or with values too large for it; lower "
+                "--data.batch_size, scale the data, or set --trainer.precision 64-true"
+            )
+        if not self._all_trained:
+            rest = {n: np.zeros(s) for n, s in self.layout.shapes.items() if n not in gradients}
+            gradients, bounds = {**gradients, **rest}, {**bounds, **rest}
+        vector = self.layout.vector
+        return float(loss), float(loss_bound), vector(gradients), vector(bounds)
+
+    def window(self, step: Step) -> tuple[Array, Array, Array, Array]:
+        """Return the losses of all parts, their bounds, the gradient over all rows, its bound."""
+        parts = [self.part(step.before, part.batch) for part in step.parts]
+        losses, loss_bounds = (np.array([part[i] for part in parts]) for i in (0, 1))
+        if len(parts) == 1 and step.divisor == 1:
+            return losses, loss_bounds, parts[0][2], parts[0][3]
+        sizes = [self.size(part.batch) for part in step.parts]
+        share = np.array(sizes)[:, None] / sum(sizes)
+        gradients, bounds = (np.array([part[i] for part in parts]) for i in (2, 3))
+        bound, size = np.sum(share * bounds, axis=0), np.sum(share * np.abs(gradients), axis=0)
+        u = self.arithmetic.parameters
+        loss_bounds = loss_bounds + gamma(2, u) * np.abs(losses)  # divided, and multiplied again
+        gradient = np.sum(share * gradients, axis=0)
+        return losses, loss_bounds, gradient, window_bound(bound, size, len(parts), u)
+
+    def judge(self, step: Step) -> list[Quantity]:
+        """Take a step and put what should have come beside what training found.
+
+        Returns:
+            The comparisons, in the order in which a training computes them.
+        """
+        losses, loss_bounds, gradient, bound = self.window(step)
+        found = np.array([np.nan if p.loss is None else p.loss for p in step.parts])
+        compared = [
+            Quantity("loss", found, losses, loss_bounds),
+            Quantity("gradient", step.gradient, gradient, bound),
+        ]
+        clipped, bound = self.clip(gradient, bound)
+        after, allowed = step.before.copy(), np.zeros_like(bound)
+        for rule, (lr, lr_error) in zip(self.rules, step.lrs, strict=True):
+            at, optimizer = rule.entries, replace(rule.optimizer, lr=lr)
+            buffer = None if step.buffer is None else step.buffer[at]
+            state = step.before[at], clipped[at]
+            after[at], momentum = optimizer.step(*state, buffer)
+            allowed[at], kept = step_bound(
+                optimizer, *state, bound[at], buffer, self.arithmetic.parameters, lr_error
+            )
+            if np.isfinite(step.lr[at]).all():  # what no group has shows by not moving
+                found = step.lr[at]
+                meant = np.full_like(found, lr), np.full_like(found, lr_error)
+                compared.append(Quantity("lr", found, *meant, entries=at))
+            if momentum is not None and optimizer.momentum:
+                found = step.buffer_after[at]
+                compared.append(Quantity("momentum", found, momentum, kept, entries=at))
+        compared.append(Quantity("parameter", step.after, after, allowed))
+        return compared
+
+    def can_judge_together(self, steps: list[Step]) -> bool:
+        """Return whether `judge_together` takes these steps: of equal shape, one batch each."""
+        return (
+            len(steps) > 1
+            and type(self.reference) is LeastSquares
+            and self._all_trained
+            and len(self.rules) == 1
+            and self.clipping is None
+            and self.arithmetic.uniform
+            and all(len(s.parts) == 1 and s.divisor == 1 and not s.skipped for s in steps)
+            and len({len(s.parts[0].batch[0]) for s in steps}) == 1
+            and (steps[0].buffer is None) == (steps[-1].buffer is None)
+        )
+
+    def judge_together(self, steps: list[Step]) -> list[Quantity]:
+        """Do what `judge` does for many steps, whose comparisons are stacked.
+
+        Each step is judged from the parameters before it, so none needs the one before.
+        """
+        u = self.arithmetic.parameters
+        before, gradient, after, lr, buffer_after = (
+            np.array([getattr(step, name) for step in steps])
+            for name in ("before", "gradient", "after", "lr", "buffer_after")
+        )
+        buffer = None if steps[0].buffer is None else np.array([step.buffer for step in steps])
+        parameters = {
+            name: before[:, part].reshape(-1, *self.layout.shapes[name])
+            for name, part in self.layout.slices.items()
+        }
+        batches = tuple(map(np.array, zip(*(step.parts[0].batch for step in steps), strict=True)))
+        reference: Any = self.reference
+        results = reference.judge_steps(parameters, batches, self.arithmetic)
+        losses, gradients, loss_bounds, bounds = results
+        expected, bound = (
+            np.concatenate(
+                [arrays[name].reshape(len(steps), -1) for name in self.layout.shapes], axis=1
+            )
+            for arrays in (gradients, bounds)
+        )
+        found = np.array([step.parts[0].loss for step in steps])
+        meant, lr_error = np.array([step.lrs[0] for step in steps]).T[:, :, None]
+        optimizer: Any = replace(self.rules[0].optimizer, lr=meant)
+        state = before, expected
+        moved, momentum = optimizer.step(*state, buffer)
+        allowed, kept = step_bound(optimizer, *state, bound, buffer, u, lr_error)
+        compared = [
+            Quantity("loss", found, losses, loss_bounds),
+            Quantity("gradient", gradient, expected, bound),
+            Quantity("parameter", after, moved, allowed),
+        ]
+        if np.isfinite(lr).all():
+            zero = np.zeros_like(lr)
+            compared.append(Quantity("lr", lr, meant + zero, lr_error + zero))
+        if optimizer.momentum:
+            compared.append(Quantity("momentum", buffer_after, momentum, kept))
+        return compared
+
+    def varied(self, **changes: Any) -> "Judge":
+        """Return a judge that differs in some attributes, such as `clipping` or `arithmetic`."""
+        other = copy(self)
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
+
+    def clip(self, gradient: Array, bound: Array) -> tuple[Array, Array]:
+        """Return the gradient as it should be clipped, and the bound on its error."""
+        if not self.clipping:
+            return gradient, bound
+        bounds = self.clipping.rounding_bound(
+            {"": gradient}, {"": bound}, self.arithmetic.parameters
+        )
+        return self.clipping.clip({"": gradient})[""], bounds[""]

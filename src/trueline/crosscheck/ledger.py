@@ -1,0 +1,173 @@
+"""What training did, step after step, and what the judge says of it.
+
+Steps are entered as they happen and judged a few dozen at a time: NumPy takes about as long for
+sixty steps at once as for one. The first ones are judged at once, since most errors show there.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trueline.crosscheck.case import Case
+from trueline.crosscheck.diagnosis import likely_cause
+from trueline.crosscheck.free_run import FreeRun
+from trueline.crosscheck.judge import Judge
+from trueline.crosscheck.layout import Layout
+from trueline.crosscheck.learning_rate import MeantLr
+from trueline.crosscheck.rows import RowCount
+from trueline.crosscheck.step import Step
+from trueline.crosscheck.verdict import Failure, Quantity, Tally
+
+AT_ONCE = 8
+"""So many first steps are judged one by one."""
+MOST_STEPS = 128
+MOST_NUMBERS = 100_000
+"""Entries are judged when there are so many of them, or so many numbers in their batches."""
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """The end of an epoch.
+
+    Args:
+        epoch: Its number.
+        whole: Whether it ran to its end.
+        step: The last step of it.
+    """
+
+    epoch: int
+    whole: bool
+    step: int
+
+
+class Ledger:
+    """Keeps steps until they are judged, and the verdict on those that were.
+
+    Args:
+        judge: Takes the steps in NumPy.
+        lr: The learning rate that is meant.
+        rows: Counts the rows of each epoch, if they can be counted.
+        free: The reference on its own way, if it goes there.
+    """
+
+    def __init__(
+        self, judge: Judge, lr: MeantLr, rows: RowCount | None, free: FreeRun | None
+    ) -> None:
+        self.judge = judge
+        self.lr = lr
+        self.rows = rows
+        self.free = free
+        self.free_ratio: float | None = None
+        self.tally = Tally()
+        self.steps_checked = self.steps_skipped = 0
+        self.first_failure: Failure | None = None
+        self._entries: list[Step | EpochEnd] = []
+        self._steps = self._numbers = 0
+        self._earlier: Step | None = None
+
+    def enter(self, entry: Step | EpochEnd) -> None:
+        """Take an entry in, and judge what there is when it is time to."""
+        self._entries.append(entry)
+        if isinstance(entry, Step):
+            self._steps += 1
+            self._numbers += entry.numbers
+        early = self.steps_checked + self.steps_skipped < AT_ONCE
+        if early or self._steps >= MOST_STEPS or self._numbers >= MOST_NUMBERS:
+            self.settle()
+
+    def fail(self, failure: Failure) -> None:
+        """Note a failure that was seen outside, after all entries before it."""
+        self.settle()
+        self.first_failure = self.first_failure or failure
+        self.tally.note(failure.ratio or 0.0)
+
+    @np.errstate(all="ignore")  # a training that diverges is for StopWhenNotFinite to tell
+    def settle(self) -> None:
+        """Judge all entries."""
+        entries, self._entries = self._entries, []
+        self._steps = self._numbers = 0
+        steps = [entry for entry in entries if isinstance(entry, Step)]
+        failures = [self._count(entries, steps)] if self.rows else []
+        failures.append(self._judge_steps(steps))
+        found = [failure for failure in failures if failure]
+        if found and self.first_failure is None:
+            self.first_failure = min(found, key=lambda failure: failure.step)
+
+    def _count(self, entries: list[Step | EpochEnd], steps: list[Step]) -> Failure | None:
+        """Count rows; return the first thing that is wrong with them."""
+        assert self.rows is not None
+        recognised = self.rows.recognise([p.batch for step in steps for p in step.parts])
+        first: Failure | None = None
+        if not self.rows.known(recognised):
+            numbers = [step.number for step in steps for _ in step.parts]
+            pairs = zip(numbers, recognised, strict=True)
+            number = next(n for n, rows in pairs if not self.rows.known([rows]))
+            first = Failure(number, "rows", cause="a row was served that is not in the data")
+        served = iter(recognised)
+        for entry in entries:
+            if isinstance(entry, Step):
+                self.rows.serve([next(served) for _ in entry.parts])
+            elif wrong := self.rows.end_epoch(entry.epoch, entry.whole):
+                first = first or Failure(entry.step, f"rows of epoch {entry.epoch}", cause=wrong)
+        return first
+
+    def _judge_steps(self, steps: list[Step]) -> Failure | None:
+        """Judge steps; return the first failure among them."""
+        taken = [step for step in steps if not step.skipped]
+        self.steps_skipped += len(steps) - len(taken)
+        self.steps_checked += len(taken)
+        together = not self.free and self.judge.can_judge_together(steps)
+        # Only where one of them is out of its bound does it matter which.
+        if together and self.tally.add(self.judge.judge_together(steps)) is None:
+            self._earlier = steps[-1]
+            return None
+        first: Failure | None = None
+        for step in steps:
+            failure = self._judge_step(step)
+            first = first or failure
+        return first
+
+    def _judge_step(self, step: Step) -> Failure | None:
+        if step.skipped:
+            # The loss scale was too large, and nothing may have moved.
+            zero = np.zeros_like(step.before)
+            return self._look(step, [Quantity("parameter", step.after, step.before, zero)])
+        compared = self.judge.judge(step)
+        failure = self._look(step, compared)
+        if self.free:
+            apart = self.free.advance(step, compared)
+            self.free_ratio = max(self.free_ratio or 0.0, Tally.worst_of(apart))
+            failure = failure or self._look(step, [apart])
+        self._earlier = step
+        return failure
+
+    def _look(self, step: Step, compared: list[Quantity]) -> Failure | None:
+        """Take comparisons into the tally; make a failure of the first that is out of bounds."""
+        out = self.tally.add(compared)
+        if out is None:
+            return None
+        (kind, *arrays, entries), at, ratio = out
+        entry = at if isinstance(entries, slice) else int(entries[at])
+        cause = likely_cause(Case(self.judge, step, self._earlier, self.lr), kind, entry)
+        name = quantity_name(kind, entry, self.judge.layout, len(step.parts))
+        found, expected, bound = (float(array[at]) for array in arrays)
+        return Failure(step.number, name, found, expected, bound, ratio, cause)
+
+
+def quantity_name(kind: str, entry: int, layout: Layout, n_parts: int) -> str:
+    """Name what was compared.
+
+    Example:
+        >>> layout = Layout({"weight": (2,), "bias": ()})
+        >>> quantity_name("gradient", 2, layout, 1), quantity_name("parameter", 0, layout, 1)
+        ('gradient of bias', 'weight')
+    """
+    if kind == "loss":
+        return kind if n_parts == 1 else f"loss of batch {entry + 1} of {n_parts}"
+    name: Any = layout.name_at(entry)
+    if kind == "parameter":
+        return str(name)
+    if kind == "free run":
+        return f"{name} in the free run"
+    return kind if kind == "lr" else f"{kind} of {name}"
