@@ -23,7 +23,7 @@ lint: .venv/installed-dev       ## style, formatting, types
 	$(BIN)/mypy
 
 alarms: .venv/installed-test    ## 10,000 healthy trainings, none may exceed its bound
-	$(BIN)/python benchmarks/false_alarms.py --out benchmarks/results/false_alarms.md
+	$(BIN)/python benchmarks/false_alarms.py --out benchmarks/results/$$(date +%F)-false-alarms.md
 
 cost: .venv/installed           ## what checking every step costs
 	$(BIN)/python benchmarks/crosscheck_cost.py

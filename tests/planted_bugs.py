@@ -563,7 +563,7 @@ PLANTED = [
     Planted(
         LinearRegression,
         2,
-        "rows",
+        ROWS,
         "a row was served that is not in the data",
         loader=lambda: listed([0, 1, 2], [3, 4, 5], alter=one_target_more),
         name="TargetAlteredInTheLoader",

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,9 @@ def test_settings_are_all_that_the_machine_has(machine: Any, there: Any, expecte
 
 def test_settings_are_those_that_were_asked_for(machine: Any) -> None:
     machine(cuda=2)
-    assert available_settings(["cuda"], ["32-true+tf32"], [2]) == [Setting("cuda", "32-true+tf32", 2)]
+    assert available_settings(["cuda"], ["32-true+tf32"], [2]) == [
+        Setting("cuda", "32-true+tf32", 2)
+    ]
     assert available_settings(["cpu"], ["bf16-true"], [3]) == [Setting("cpu", "bf16-true", 3)]
     assert {s.precision for s in available_settings(["cpu"], devices=[1])} == set(CPU)
     # A precision that only one of them has, and a number of devices that only one of them has.
@@ -69,7 +72,8 @@ def test_settings_are_those_that_were_asked_for(machine: Any) -> None:
         ((["cpu"], ["16-mixed"]), "--precisions: .*; found 16-mixed"),
     ],
 )
-def test_settings_that_are_not_there_are_refused(machine: Any, asked: Any, said: str) -> None:
+@pytest.mark.usefixtures("machine")
+def test_settings_that_are_not_there_are_refused(asked: Any, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         available_settings(*asked)
 
@@ -134,7 +138,7 @@ def row(setting: Setting, parameters: Any = None, **changes: Any) -> dict[str, A
 
 
 def test_setting_that_fails_ends_with_1_after_all_have_run(cli: Any, monkeypatch: Any) -> None:
-    def train(setting: Setting, options: list[str], folder: Path) -> dict[str, Any]:
+    def train(setting: Setting, *_: Any) -> dict[str, Any]:
         if setting.precision == "32-true":
             return row(setting, passed=False, reason="gradient of bias at step 3 (halved)")
         if setting.precision == "bf16-true":
@@ -162,7 +166,7 @@ def test_distances_are_relative_and_runs_numbered(
     tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     found = {"64-true": [3.0, 4.0], "32-true": [3.0, 4.5], "bf16-true": [0.0, 0.0]}
-    monkeypatch.setattr(matrix, "_train", lambda s, options, folder: row(s, found[s.precision]))
+    monkeypatch.setattr(matrix, "_train", lambda s, *_: row(s, found[s.precision]))
     settings = [Setting("cpu", name, 1) for name in found]
     table = run_matrix(settings, [], tmp_path)
     norm = np.hypot(3, 4.5)
@@ -173,10 +177,31 @@ def test_distances_are_relative_and_runs_numbered(
     assert Path(run_matrix(settings, [], tmp_path)["log_dir"]).name == "crosscheck_8"
 
 
-def test_setting_that_ends_without_a_result_says_why(tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        ("a warning\ntrueline: error: lr: expected more\n", "lr: expected more"),
+        ("", "exit status 2"),
+    ],
+)
+def test_setting_that_ends_without_a_result_says_why(
+    tmp_path: Path, monkeypatch: Any, capsys: Any, stderr: str, said: str
+) -> None:
+    ended = subprocess.CompletedProcess([], 2, "", stderr)
+    monkeypatch.setattr(matrix.subprocess, "run", lambda *_, **__: ended)
     with pytest.raises(CheckFailed, match="failed under 1 settings: cpu 64-true x1"):
-        run_matrix([Setting("cpu", "64-true", 1)], ["--nonsense=1"], tmp_path)
-    assert re.search(r"^cpu 64-true x1: .*nonsense", capsys.readouterr().out, re.MULTILINE)
+        run_matrix([Setting("cpu", "64-true", 1)], [], tmp_path)
+    assert f"\ncpu 64-true x1: {said}\n" in capsys.readouterr().out
+
+
+def test_setting_that_does_not_end_says_so(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    def waits(command: list[str], timeout: int, **_: Any) -> Any:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(matrix.subprocess, "run", waits)
+    with pytest.raises(CheckFailed):
+        run_matrix([Setting("cpu", "64-true", 1)], [], tmp_path)
+    assert "cpu 64-true x1: did not end within 1800 s" in capsys.readouterr().out
 
 
 def table_of(run: Any) -> dict[str, Any]:

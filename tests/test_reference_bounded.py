@@ -251,6 +251,9 @@ def test_bound_by_running_knows_the_range_of_the_dtype() -> None:
         loss, gradients = bound_by_running(reference, at, np.array([2.0]), half)
         assert np.isfinite(loss)
         assert np.isfinite(gradients["w"]).all() == finite
+    # What the batch has beyond the range makes the mean infinite.
+    loss, _ = bound_by_running(reference, {"w": np.array([1e-3])}, np.array([70_000.0]), half)
+    assert np.isinf(loss)
     # What vanishes in float16 is no more than what the bound allows for.
     loss, _ = bound_by_running(reference, {"w": np.array([1e-6])}, np.array([1e-4]), half)
     assert loss > 1e-10

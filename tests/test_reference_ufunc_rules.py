@@ -180,6 +180,7 @@ def test_comparisons_are_undecided_where_errors_meet(function: np.ufunc) -> None
 def test_what_has_no_finite_bound_is_infinite() -> None:
     one, wide = Bounded(1.0, 0.0, FLOAT32), Bounded(1.0, 1.0, FLOAT32)
     unknown = [one / wide, 1 / wide, np.log(wide), wide**-1, np.sqrt(wide - 0.5), wide**0.5]
+    unknown += [(3 * wide - 2) ** -1, (3 * wide - 2) ** -0.5, np.sqrt(3 * wide - 2)]
     unknown += [np.reciprocal(wide), np.log1p(wide - 2), one * 1e38 * 10, np.exp(89 * one)]
     unknown += [
         np.log(wide) * 0,
@@ -192,6 +193,13 @@ def test_what_has_no_finite_bound_is_infinite() -> None:
     known = [wide / 1, np.log(one), np.exp(88 * one), np.where(one > 2, np.log(wide), one)]
     known += [np.maximum(-np.inf, one), np.clip(wide, 0, np.inf), np.sqrt(wide)]
     assert all(np.isfinite(x.error) for x in known)
+
+
+def test_larger_and_smaller_have_the_error_of_what_is_taken_for_certain() -> None:
+    a, b = Bounded(np.array([5.0, 5.0]), 0.1, FLOAT32), Bounded(np.array([1.0, 4.0]), 2.0, FLOAT32)
+    assert np.maximum(a, b).error.tolist() == [0.1, 2.0]
+    assert np.minimum(b, a).error.tolist() == [2.0, 2.0]
+    assert np.minimum(b + 9, a).error.tolist() == [0.1, 0.1]
 
 
 def test_zeros_stay_exact() -> None:

@@ -165,9 +165,12 @@ def test_long_run_is_thinned_and_keeps_its_end(cli: Cli) -> None:
     assert steps == [*range(0, 1001, 2), 1001]  # 1000 points are what TensorBoard keeps of a curve
     assert losses[-1] == np.float32(run.result()["loss"])
     assert 10 <= len(found["val/loss"][0]) <= 100  # each one costs a pass and a checkpoint
-    # Each logged ratio is the worst since the one before.
+    # Each logged ratio is the worst since the one before. Steps are judged in groups, but for the
+    # first ones, and each group has one point.
     worst = found["crosscheck/worst_ratio"]
-    assert worst[0] == list(range(2, 1001, 2))
+    assert worst[0][:4] == [2, 4, 6, 8]
+    assert 10 <= len(worst[0]) <= 50
+    assert worst[0][-1] == 1001
     assert worst[1].max() == np.float32(run.result()["crosscheck"]["worst_ratio"])
 
 

@@ -176,6 +176,7 @@ class CrossCheck(Callback):
         self._parts: list[Part] = []
         self._gradient: Array | None = None
         self._metric_due = False
+        self._logged = self._first_step
 
     def _open_ledger(self, trainer: Trainer, batch: Any) -> Ledger:
         """Begin to judge, now that there is a batch to ask the reference about."""
@@ -238,12 +239,18 @@ class CrossCheck(Callback):
             self._enter_step(trainer, self._gradient)
         self._parts, self._gradient = [], None
         self._metric_due = self._interval == "step"
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step % every == 0 and trainer.logger:
-            self.ledger.settle()
-            metrics = {"crosscheck/worst_ratio": self.ledger.tally.since_last_asked()}
-            trainer.logger.log_metrics(metrics, step)
+        self._log(trainer)
         self._tell()
+
+    def _log(self, trainer: Trainer, at_end: bool = False) -> None:
+        """Log the worst ratio of the steps judged since the last point, when a point is due."""
+        assert self.ledger is not None
+        every: int = 1 if at_end else trainer.log_every_n_steps  # type: ignore[attr-defined]
+        judged = self.ledger.last_judged
+        if trainer.logger and judged - self._logged >= every:
+            self._logged = judged
+            metrics = {"crosscheck/worst_ratio": self.ledger.tally.since_last_asked()}
+            trainer.logger.log_metrics(metrics, judged)
 
     def _enter_step(self, trainer: Trainer, gradient: Array) -> None:
         """Put what all processes know of the step together, for the judge."""
@@ -286,7 +293,10 @@ class CrossCheck(Callback):
         """Enter the end of an epoch, whose rows are then counted."""
         self._metric_due = self._metric_due or self._interval == "epoch"
         if self.ledger is not None:
-            whole = trainer.is_last_batch and trainer.limit_train_batches == 1.0
+            # A loader that ends before its length says is not cut short: it leaves rows out.
+            stopped = trainer.should_stop or trainer.global_step == trainer.max_steps
+            cut = stopped and not trainer.is_last_batch
+            whole = not cut and trainer.limit_train_batches == 1.0
             self.ledger.enter(EpochEnd(trainer.current_epoch, whole, trainer.global_step))
             self._tell()
 
@@ -295,12 +305,14 @@ class CrossCheck(Callback):
         if self.ledger is not None:
             self.ledger.settle()
             self._tell()
+            self._log(trainer, at_end=True)
             self._check_untouched(trainer)
             unmoved = np.array_equal(self._last, self._initial)
             # A training that goes on may have come to where a step is less than a rounding.
             if self.steps_checked and unmoved and not self._first_step:
                 self._fail_empty(
-                    f"some parameter to move in {self.steps_checked} steps, found none"
+                    f"some parameter to move in {self.steps_checked} steps, found none; raise the "
+                    "learning rate, or train in more precision"
                 )
         self.on_fit_end(trainer, pl_module)
 

@@ -181,7 +181,7 @@ class Judge:
     def can_judge_together(self, steps: list[Step]) -> bool:
         """Return whether `judge_together` takes these steps: of equal shape, one batch each."""
         return (
-            len(steps) > 1
+            len(steps) > 0
             and type(self.reference) is LeastSquares
             and self._all_trained
             and len(self.rules) == 1

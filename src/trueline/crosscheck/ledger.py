@@ -62,18 +62,20 @@ class Ledger:
         self.tally = Tally()
         self.steps_checked = self.steps_skipped = 0
         self.first_failure: Failure | None = None
+        self.last_judged = 0
         self._entries: list[Step | EpochEnd] = []
-        self._steps = self._numbers = 0
+        self._steps = self._numbers_each = 0
         self._earlier: Step | None = None
 
     def enter(self, entry: Step | EpochEnd) -> None:
         """Take an entry in, and judge what there is when it is time to."""
         self._entries.append(entry)
         if isinstance(entry, Step):
+            # Batches are of about one size, and to count the numbers in each takes its time.
+            self._numbers_each = self._numbers_each if self._steps else entry.numbers
             self._steps += 1
-            self._numbers += entry.numbers
         early = self.steps_checked + self.steps_skipped < AT_ONCE
-        if early or self._steps >= MOST_STEPS or self._numbers >= MOST_NUMBERS:
+        if early or self._steps >= MOST_STEPS or self._steps * self._numbers_each >= MOST_NUMBERS:
             self.settle()
 
     def fail(self, failure: Failure) -> None:
@@ -86,8 +88,9 @@ class Ledger:
     def settle(self) -> None:
         """Judge all entries."""
         entries, self._entries = self._entries, []
-        self._steps = self._numbers = 0
+        self._steps = 0
         steps = [entry for entry in entries if isinstance(entry, Step)]
+        self.last_judged = steps[-1].number if steps else self.last_judged
         failures = [self._count(entries, steps)] if self.rows else []
         failures.append(self._judge_steps(steps))
         found = [failure for failure in failures if failure]
@@ -97,19 +100,14 @@ class Ledger:
     def _count(self, entries: list[Step | EpochEnd], steps: list[Step]) -> Failure | None:
         """Count rows; return the first thing that is wrong with them."""
         assert self.rows is not None
-        recognised = self.rows.recognise([p.batch for step in steps for p in step.parts])
+        served = iter(self.rows.recognise([p.batch for step in steps for p in step.parts]))
         first: Failure | None = None
-        if not self.rows.known(recognised):
-            numbers = [step.number for step in steps for _ in step.parts]
-            pairs = zip(numbers, recognised, strict=True)
-            number = next(n for n, rows in pairs if not self.rows.known([rows]))
-            first = Failure(number, "rows", cause="a row was served that is not in the data")
-        served = iter(recognised)
         for entry in entries:
             if isinstance(entry, Step):
-                self.rows.serve([next(served) for _ in entry.parts])
+                self.rows.serve([next(served) for _ in entry.parts], entry.number)
             elif wrong := self.rows.end_epoch(entry.epoch, entry.whole):
-                first = first or Failure(entry.step, f"rows of epoch {entry.epoch}", cause=wrong)
+                step = self.rows.foreign_step or entry.step
+                first = first or Failure(step, f"rows of epoch {entry.epoch}", cause=wrong)
         return first
 
     def _judge_steps(self, steps: list[Step]) -> Failure | None:

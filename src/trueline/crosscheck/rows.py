@@ -5,7 +5,9 @@ sampler, workers and processes it came through.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,12 +33,20 @@ def fingerprints(batch: Any) -> Fingerprints:
         Shape (n_rows,).
     """
     columns = np.concatenate([_columns(array) for array in arrays_of(batch)], axis=1)
-    bits = columns.view(np.uint64)
-    # Mixed by itself first: the low bits of small integers, as floats, are all zero.
-    bits = (bits ^ (bits >> _HALF)) * _MIX
-    place = np.arange(1, 2 * bits.shape[1], 2, dtype=np.uint64) * _MIX
-    rows: Fingerprints = ((bits ^ (bits >> _HALF)) * place).sum(axis=1, dtype=np.uint64)
+    # By halves, so that products of small integers, whose low bits as floats are all zero, still
+    # reach the high bits of the sum (multilinear hashing, Lemire & Kaser 2014).
+    halves = columns.view(np.uint32)
+    rows: Fingerprints = np.einsum(
+        "ij,j->i", halves, _multipliers(halves.shape[1]), dtype=np.uint64, casting="unsafe"
+    )
     return (rows ^ (rows >> _HALF)) * _MIX
+
+
+@cache
+def _multipliers(n: int) -> Fingerprints:
+    """Return n odd numbers of 64 bits, drawn once and for all."""
+    drawn = np.random.default_rng(0).integers(0, 2**64, n, dtype=np.uint64)
+    return drawn | np.uint64(1)
 
 
 def arrays_of(batch: Any) -> list[NDArray[Any]]:
@@ -57,7 +67,8 @@ def n_rows(batch: Any) -> int:
 
 
 def _columns(array: NDArray[Any]) -> NDArray[np.float64]:
-    return array.astype(np.float64, copy=False).reshape(len(array), -1)
+    flat = len(array), math.prod(array.shape[1:])
+    return array.astype(np.float64, copy=False).reshape(flat)
 
 
 class RowCount:
@@ -69,11 +80,15 @@ class RowCount:
 
     def __init__(self, expected: Fingerprints) -> None:
         self.expected = expected
-        self._sorted = np.sort(expected)
-        distinct = 1 + np.count_nonzero(np.diff(self._sorted))
-        self._replay_is_telling = distinct >= ROWS_FOR_REPLAY
+        self._sums = _sums(expected)
+        self._kinds, self._first, self._there = np.unique(
+            expected, return_index=True, return_counts=True
+        )
+        self._replay_is_telling = len(self._kinds) >= ROWS_FOR_REPLAY
         self.epochs = 0
+        self.foreign_step: int | None = None
         self._served: list[Fingerprints] = []
+        self._steps: list[int] = []
         self._good = np.empty(0, np.uint64)
         self._orders: dict[str, int] = {}
         self._resumed = False
@@ -90,18 +105,20 @@ class RowCount:
             start += len(arrays[0])
         return found
 
-    def known(self, batches: list[Fingerprints]) -> bool:
-        """Return whether all rows of some batches are among those that there are."""
-        rows = np.concatenate([*batches, np.empty(0, np.uint64)])
-        at = np.searchsorted(self._sorted, rows).clip(max=len(self._sorted) - 1)
-        return bool((self._sorted[at] == rows).all())
+    def known(self, rows: Fingerprints) -> bool:
+        """Return whether all of some rows are among those that there are."""
+        at = np.searchsorted(self._kinds, rows).clip(max=len(self._kinds) - 1)
+        return bool((self._kinds[at] == rows).all())
 
-    def serve(self, batches: list[Fingerprints]) -> None:
+    def serve(self, batches: list[Fingerprints], step: int = 0) -> None:
         """Note the rows of a step."""
         self._served += batches
+        self._steps += [step] * len(batches)
 
     def end_epoch(self, epoch: int, whole: bool) -> str | None:
         """Judge an epoch; return what is wrong with it, if anything.
+
+        For a row that is not in the data, `foreign_step` is the first step that got one.
 
         Args:
             epoch: Its number.
@@ -109,26 +126,29 @@ class RowCount:
         """
         if not self._served:
             return None  # resumed after the epoch's last step: an earlier run has counted it
-        served = self._served[0] if len(self._served) == 1 else np.concatenate(self._served)
-        self._served = []
+        parts, steps = self._served, self._steps
+        self._served, self._steps = [], []
+        served = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if whole:
             self.epochs += 1
             if np.array_equal(served, self._good) and not self._resumed:
                 return None
-            if np.array_equal(np.sort(served), self._sorted):
+            if _sums(served) == self._sums:
                 self._good = served
                 return self._replay(served, epoch)
+        if not self.known(served):
+            pairs = zip(steps, parts, strict=True)
+            self.foreign_step = next(step for step, rows in pairs if not self.known(rows))
+            return "a row was served that is not in the data"
         return self._wrong_counts(served, whole)
 
     def _wrong_counts(self, served: Fingerprints, whole: bool) -> str | None:
         """Say which rows were served too often, and which not often enough."""
-        if not self.known([served]):
-            return None  # that has been told at the step that served it
-        kinds, first, there = np.unique(self.expected, return_index=True, return_counts=True)
-        times = np.bincount(np.searchsorted(kinds, served), minlength=len(kinds))[: len(kinds)]
+        there = self._there
+        times = np.bincount(np.searchsorted(self._kinds, served), minlength=len(there))
         wrong = []
         for many, which in ((True, times > there), (False, (times < there) & whole)):
-            rows = np.sort(first[which])
+            rows = np.sort(self._first[which])
             if len(rows):
                 listed = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
                 said = "served more than once" if many else "never served"
@@ -139,14 +159,15 @@ class RowCount:
 
     def _replay(self, served: Fingerprints, epoch: int) -> str | None:
         """Tell the first epoch after a resume that visits the rows in the order of an earlier."""
-        order = hashlib.blake2b(served.tobytes(), digest_size=8).hexdigest()
+        order = _order_of(served)
         earlier, after_resume = self._orders.get(order), self._resumed
         self._resumed = False
         if len(self._orders) < ORDERS_KEPT:
             self._orders.setdefault(order, epoch)
         shuffled = len(self._orders) > 1
         if earlier is not None and after_resume and shuffled and self._replay_is_telling:
-            return f"the rows came in the order of epoch {earlier} again: the shuffle was replayed"
+            which = f"epoch {earlier}" if earlier >= 0 else "the epoch before"
+            return f"the rows came in the order of {which} again: the shuffle was replayed"
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,6 +179,23 @@ class RowCount:
         """Go on counting where a checkpoint was made."""
         self._orders = dict(state["orders"])
         served = np.asarray(state["served"]).view(np.uint64)
-        # Saved between an epoch's last step and its end: the next rows are those of another epoch.
-        self._served = [served] if 0 < len(served) < len(self.expected) else []
+        whole = len(served) >= len(self.expected)
+        if whole:
+            # Saved between an epoch's last step and its end: the next rows are those of another.
+            self._orders.setdefault(_order_of(served), -1)
+        self._served = [served] if len(served) and not whole else []
+        self._steps = [0] * len(self._served)
         self._resumed = not self._served
+
+
+def _sums(rows: Fingerprints) -> tuple[int, int, int]:
+    """Return numbers that tell one multiset of rows from another, whatever the order.
+
+    Sums of hashes modulo 2⁶⁴ are an additive multiset hash (Clarke et al., "Incremental Multiset
+    Hash Functions", 2003); the second guards against the first.
+    """
+    return len(rows), int(rows.sum()), int((rows * (rows >> _HALF)).sum())
+
+
+def _order_of(rows: Fingerprints) -> str:
+    return hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()
