@@ -134,6 +134,9 @@ def test_readme_names_targets_and_files_that_exist() -> None:
                 break
             names += re.split(r", ", re.split(r" {2,}", line.strip())[0])
         found = {path.stem for path in (ROOT / "src/trueline" / package).glob("[a-z]*.py")}
+        found |= {
+            f"{path.parent.name}/" for path in (ROOT / "src/trueline" / package).glob("*/*.py")
+        }
         assert sorted(names) == sorted(found - {"article"}), package
     modules = {path.name for path in (ROOT / "src/trueline").glob("*.py")} - {
         "__init__.py",

@@ -1,7 +1,8 @@
 """The cross-check: every step of a training, held against the NumPy reference.
 
-Read `callback` first: what is compared, and when. `verdict` says what counts as out of bounds,
-`refusals` what the reference cannot follow, `diagnosis` what probably went wrong.
+Read `callback` first: what Lightning shows of a training, and when. `ledger` keeps the steps until
+`judge` takes them in NumPy; `verdict` says what counts as out of bounds, `diagnosis` what probably
+went wrong, `refusals` what the reference cannot follow. `matrix` is `trueline crosscheck`.
 """
 
 from trueline.crosscheck.callback import CrossCheck

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from trueline.crosscheck.case import Case
 from trueline.crosscheck.diagnosis import likely_cause
+from trueline.crosscheck.diagnosis.case import Case
 from trueline.crosscheck.free_run import FreeRun
 from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.layout import Layout

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trueline.crosscheck.case import Case, bounds_of, coarser_judges, factors_of
+from trueline.crosscheck.diagnosis.case import Case, bounds_of, coarser_judges, factors_of
 from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.rows import n_rows
 from trueline.reference import LeastSquares

@@ -7,10 +7,10 @@ numbers bear it out.
 
 import numpy as np
 
-from trueline.crosscheck.case import Case
-from trueline.crosscheck.gradient_causes import causes_in_gradient
-from trueline.crosscheck.loss_causes import causes_in_loss
-from trueline.crosscheck.update_causes import causes_in_lr, causes_in_update
+from trueline.crosscheck.diagnosis.case import Case
+from trueline.crosscheck.diagnosis.gradient import causes_in_gradient
+from trueline.crosscheck.diagnosis.loss import causes_in_loss
+from trueline.crosscheck.diagnosis.update import causes_in_lr, causes_in_update
 
 
 def likely_cause(case: Case, kind: str, entry: int) -> str | None:

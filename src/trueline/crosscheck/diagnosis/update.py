@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trueline.crosscheck.case import Case, rule_at, within
+from trueline.crosscheck.diagnosis.case import Case, rule_at, within
 from trueline.reference import SGD, Clipping
 from trueline.reference.rounding import gamma, step_bound
 

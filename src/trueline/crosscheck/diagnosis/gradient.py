@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trueline.crosscheck.case import Case, bounds_of, coarser_judges, factors_of, within
+from trueline.crosscheck.diagnosis.case import Case, bounds_of, coarser_judges, factors_of, within
 from trueline.reference.rounding import gamma
 
 
