@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trueline.crosscheck import CrossCheck
-from trueline.crosscheck.matrix import print_matrix
+from trueline.crosscheck.matrix import print_head, print_notes, print_row
 from trueline.crosscheck.refusals import FOLLOWED
 from trueline.data import DummyData
 from trueline.module import LinearRegression
@@ -104,17 +104,18 @@ def test_page_tells_why_the_norm_will_not_do() -> None:
 
 def test_page_shows_the_table_as_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = re.findall(r"```\n\$ trueline crosscheck .*?\n(.*?)```", PAGE, re.DOTALL)
-    rows, apart = [], []
+    rows: list[dict[str, Any]] = []
     for line in re.findall(r"^cpu .*$", block, re.M):
         setting, steps, *ratios, free_run, distance, verdict = re.split(r" {2,}", line)
         kinds = dict(zip(("loss", "gradient", "parameters"), map(float, ratios), strict=True))
         row = {"setting": setting, "steps_checked": int(steps), "worst_ratios": kinds}
-        rows.append(
-            row | {"free_run": float(free_run), "passed": verdict == "passed", "reason": None}
-        )
-        apart.append([float(distance)])
+        row |= {"free_run": float(free_run), "passed": verdict == "passed", "reason": None}
+        rows.append(row | {"parameters": [1.0 - float(distance)]})
     assert len(rows) == 4
-    print_matrix({"rows": rows, "distances": apart, "log_dir": "NAMED BY THE RUN"})
+    print_head(rows[0]["setting"])
+    for row in rows:
+        print_row(row, rows[0])
+    print_notes({"rows": rows, "log_dir": "NAMED BY THE RUN"})
     printed = capsys.readouterr().out.split("log directory")[0]
     assert block.split() == printed.split()
     assert block.splitlines()[:6] == printed.splitlines()[:6]

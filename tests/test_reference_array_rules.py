@@ -30,7 +30,7 @@ ARRAY_RULES: dict[Any, Callable[..., Any]] = {
     np.matmul: lambda f, A, B: f(A[None], B[0]),
     np.linalg.norm: lambda f, A, _: f(A, 2, axis=0),
     np.where: lambda f, A, B: f(A - B > 0, A, f(np.array([[True], [False]] * 4), A, B)),
-    np.clip: lambda f, A, _: f(A, -1, None),
+    np.clip: lambda f, A, _: f(A, -1, 2),
     np.zeros_like: lambda f, A, _: f(A),
     np.ones_like: lambda f, A, _: f(A),
     np.full_like: lambda f, A, _: f(A, 0.1),
@@ -119,7 +119,7 @@ def test_rearrangements_move_errors_with_their_numbers(move: Any) -> None:
 def test_joining_with_plain_numbers_brings_them_to_the_dtype() -> None:
     joined = np.concatenate([Bounded(np.array([1.0]), 0.5, FLOAT32), np.array([0.5, 0.1])])
     assert joined.error[:2].tolist() == [0.5, 0.0]
-    assert abs(np.float32(0.1) - 0.1) <= joined.error[2] < 1e-8
+    assert abs(float(np.float32(0.1)) - 0.1) <= joined.error[2] < 1e-8
 
 
 def test_in_place_changes_keep_bounds_apart() -> None:
@@ -131,6 +131,10 @@ def test_in_place_changes_keep_bounds_apart() -> None:
     assert x.error.tolist() == [0.1, 0.1]
     np.testing.assert_allclose(y.value, [6.0, 4.0])
     np.testing.assert_allclose(y.error, [0.1, 0.2], rtol=1e-5)
+    mask = x > 1.5
+    numbers = mask.astype(float)
+    numbers += x
+    assert mask.error.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +156,13 @@ def test_changes_through_a_view_reach_the_errors_as_they_reach_the_numbers(
     np.testing.assert_array_equal(bounded.value, plain)
     changed = bounded.value != make(np.ones((3, 4)))
     np.testing.assert_array_equal(bounded.error, np.where(changed, 9.0, before))
+
+
+def test_norm_allows_for_squares_that_underflow() -> None:
+    tiny = np.full(4, 1e-30, np.float32)
+    assert np.linalg.norm(tiny) == 0
+    assert np.linalg.norm(Bounded(tiny, 0.0, FLOAT32)).error >= 2e-30
+    assert np.linalg.norm(Bounded(tiny * 1e20, 0.0, FLOAT32)).error < 1e-15
 
 
 def test_sums_of_too_many_terms_have_no_bound() -> None:

@@ -187,6 +187,7 @@ def test_what_has_no_finite_bound_is_infinite() -> None:
         np.sum(np.stack([np.log(wide), one])),
         np.log(wide) - np.log(wide),
     ]
+    unknown += [Bounded(1.0, np.nan, FLOAT32), np.clip(one, None, np.log(wide))]
     unknown += [np.linalg.norm(np.stack([one * 1e30, one])), np.log(wide) > 0]
     assert [x.error > 0.9 for x in unknown] == [True] * len(unknown)
     assert [np.isinf(x.error) for x in unknown[:-1]] == [True] * (len(unknown) - 1)

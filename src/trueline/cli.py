@@ -18,12 +18,12 @@ and checks every step of the training against NumPy.
 
 usage: trueline COMMAND [OPTIONS]
 
-  fit        train; with no options, the article's 15 points
-  validate   the loss of a trained line
-  test       the same, logged as test/loss
-  predict    write predictions.csv
-  compare    the article's ways to the line side by side: NumPy, PyTorch twice, Lightning
-  crosscheck one training under every accelerator, precision and number of devices here
+  fit         train; with no options, the article's 15 points
+  validate    the loss of a trained line
+  test        the same, logged as test/loss
+  predict     write predictions.csv
+  compare     the article's ways to the line side by side: NumPy, PyTorch twice, Lightning
+  crosscheck  one training under every accelerator, precision and number of devices here
 
   trueline COMMAND --help   the options of a command
   trueline --version

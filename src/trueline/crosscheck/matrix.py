@@ -135,13 +135,17 @@ def run_matrix(settings: list[Setting], options: list[str], runs: Path) -> dict[
     folder = runs / f"crosscheck_{max(taken, default=-1) + 1}"
     folder.mkdir(parents=True)
     with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) // 2)) as pool:
-        rows = list(pool.map(lambda setting: _train(setting, options, folder), settings))
+        rows: list[dict[str, Any]] = []
+        print_head(str(settings[0]))
+        for row in pool.map(lambda setting: _train(setting, options, folder), settings):
+            rows.append(row)
+            print_row(row, rows[0])
     table = {"rows": rows, "distances": _distances(rows), "log_dir": os.path.normpath(folder)}
     (folder / "crosscheck.json").write_text(json.dumps(table, indent=2) + "\n", "utf-8")
-    print_matrix(table)
+    print_notes(table)
     failed = [row["setting"] for row in rows if not row["passed"]]
     if failed:
-        raise CheckFailed(f"cross-check failed under {len(failed)} settings: {', '.join(failed)}")
+        raise CheckFailed(f"cross-check failed, or did not run, under {', '.join(failed)}")
     return table
 
 
@@ -188,40 +192,43 @@ def _train(setting: Setting, options: list[str], folder: Path) -> dict[str, Any]
 
 
 def _distances(rows: list[dict[str, Any]]) -> list[list[float | None]]:
-    """Return how far the final parameters of each two settings are apart, relatively.
-
-    That is the Euclidean distance divided by the larger of the two norms.
-    """
-    found = [np.array(row["parameters"]) if row.get("parameters") else None for row in rows]
-    return [[_distance(a, b) for b in found] for a in found]
+    """Return how far the final parameters of each two settings are apart."""
+    return [[_distance(a, b) for b in rows] for a in rows]
 
 
-def _distance(a: Any, b: Any) -> float | None:
-    if a is None or b is None:
+def _distance(a: dict[str, Any], b: dict[str, Any]) -> float | None:
+    """Return the Euclidean distance of the parameters, divided by the larger of the two norms."""
+    if not a.get("parameters") or not b.get("parameters"):
         return None
-    size = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
-    return float(np.linalg.norm(a - b)) / size if size else 0.0
+    one, two = np.array(a["parameters"]), np.array(b["parameters"])
+    size = max(float(np.linalg.norm(one)), float(np.linalg.norm(two)))
+    return float(np.linalg.norm(one - two)) / size if size else 0.0
 
 
-def print_matrix(table: dict[str, Any]) -> None:
-    """Print a line for each setting, and how far apart they are."""
-    rows, distances = table["rows"], table["distances"]
-    base = rows[0]["setting"]
-    heads = ("steps", "loss", "gradient", "parameters", "free run", f"from {base}")
-    print(f"\n{'setting':<24}" + "".join(f"{head:>{_width(head)}}" for head in heads) + "  verdict")
-    for row, apart in zip(rows, distances, strict=True):
-        line = f"{row['setting']:<24}"
-        if "steps_checked" in row:
-            cells = [f"{row['steps_checked']:,}"]
-            cells += [f"{ratio:.3g}" for ratio in row["worst_ratios"].values()]
-            cells.append("-" if row["free_run"] is None else f"{row['free_run']:.3g}")
-            cells.append("-" if apart[0] is None else f"{apart[0]:.1e}")
-            line += "".join(
-                f"{cell:>{_width(head)}}" for cell, head in zip(cells, heads, strict=True)
-            )
-        else:
-            line += " " * sum(map(_width, heads))
-        print(f"{line}  {'passed' if row['passed'] else 'FAILED'}")
+def print_head(base: str) -> None:
+    """Print the head of the table; rows follow as their trainings end."""
+    cells = "".join(f"{head:>{_width(head)}}" for head in _heads(base))
+    print(f"\n{'setting':<24}{cells}  verdict", flush=True)
+
+
+def print_row(row: dict[str, Any], first: dict[str, Any]) -> None:
+    """Print the line of one setting."""
+    heads = _heads(first["setting"])
+    cells = [""] * len(heads)
+    if "steps_checked" in row:
+        apart = _distance(row, first)
+        cells = [f"{row['steps_checked']:,}"]
+        cells += [f"{ratio:.3g}" for ratio in row["worst_ratios"].values()]
+        cells.append("-" if row["free_run"] is None else f"{row['free_run']:.3g}")
+        cells.append("-" if apart is None else f"{apart:.1e}")
+    line = "".join(f"{cell:>{_width(head)}}" for cell, head in zip(cells, heads, strict=True))
+    verdict = "passed" if row["passed"] else "FAILED"
+    print(f"{row['setting']:<24}{line}  {verdict}", flush=True)
+
+
+def print_notes(table: dict[str, Any]) -> None:
+    """Print what failed, and what the columns are."""
+    rows = table["rows"]
     for row in rows:
         if row["reason"]:
             print(f"\n{row['setting']}: {row['reason']}")
@@ -229,9 +236,13 @@ def print_matrix(table: dict[str, Any]) -> None:
         "\nloss, gradient, parameters: largest deviation of any step from NumPy, as a fraction of "
         "its rounding bound"
         "\nfree run: the same for the whole way from the first step"
-        f"\nfrom {base}: relative distance of the trained parameters"
+        f"\nfrom {rows[0]['setting']}: relative distance of the trained parameters"
         f"\nlog directory   {table['log_dir']}"
     )
+
+
+def _heads(base: str) -> tuple[str, ...]:
+    return "steps", "loss", "gradient", "parameters", "free run", f"from {base}"
 
 
 def _width(head: str) -> int:
