@@ -1,5 +1,6 @@
 """Resuming: to the bit from inside an epoch, and refused where it could not be right."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,21 @@ def test_an_error_nobody_foresaw_is_one_line(cli: Any) -> None:
     assert run.stderr.count("\n") == 1
     assert "val_loss" in run.stderr
     assert "`val/loss`" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("--model.lr=0.0001", "--model.lr: expected 0.001, which .* found 0.0001; leave it out"),
+        ("--model.schedule.gamma=0.5", "--model.schedule: expected .* found .*'gamma': 0.5"),
+    ],
+)
+def test_schedule_goes_on_as_it_was(cli: Any, changed: str, said: str) -> None:
+    schedule = ("--model.schedule.name=StepLR", "--model.schedule.step_size=2")
+    assert cli("fit", "--trainer.max_epochs=3", *schedule).status == 0
+    again = ("fit", "--ckpt_path=last", "--trainer.max_epochs=5")
+    run = cli(*again, changed)
+    assert run.status == 2
+    assert run.stderr.count("\n") == 1
+    assert re.search(said, run.stderr)
+    assert cli(*again).status == 0

@@ -286,6 +286,7 @@ class TruelineCLI(LightningCLI):
                 callback.check_settings(self.trainer)
         if self.checkpoint_path:
             checkpoint.check_unfinished(self.checkpoint_path, self.checkpoint, self.trainer)
+            checkpoint.check_schedule(self.checkpoint_path, self.checkpoint, self.model)
         self.before_predict()
 
     def before_predict(self) -> None:
