@@ -158,6 +158,14 @@ def test_changes_through_a_view_reach_the_errors_as_they_reach_the_numbers(
     np.testing.assert_array_equal(bounded.error, np.where(changed, 9.0, before))
 
 
+def test_errors_are_laid_out_as_their_numbers() -> None:
+    x = Bounded(np.ones((4, 3)).T, np.full((3, 4), 0.5), FLOAT32)
+    flat = x.ravel()  # a copy of the numbers, and so one of the errors
+    flat[0] = Bounded(2.0, 9.0, FLOAT32)
+    assert (x.value == 1).all()
+    assert (x.error == 0.5).all()
+
+
 def test_norm_allows_for_squares_that_underflow() -> None:
     tiny = np.full(4, 1e-30, np.float32)
     assert np.linalg.norm(tiny) == 0

@@ -30,7 +30,7 @@ from trueline.crosscheck.reading import (
     training_rows,
 )
 from trueline.crosscheck.refusals import arithmetic_of, refuse, refused_in_model, refused_settings
-from trueline.crosscheck.rows import RowCount, fingerprints
+from trueline.crosscheck.rows import RowCount, fingerprints, same_kind
 from trueline.crosscheck.step import Part, Reference, Step
 from trueline.crosscheck.verdict import Failure, Tally
 from trueline.errors import CheckFailed, RequestError
@@ -178,7 +178,7 @@ class CrossCheck(Callback):
         self._metric_due = False
         self._logged = self._first_step
 
-    def _open_ledger(self, trainer: Trainer, batch: Any) -> Ledger:
+    def _open_ledger(self, trainer: Trainer, batch: Any, inside_epoch: bool) -> Ledger:
         """Begin to judge, now that there is a batch to ask the reference about."""
         self._judge.set_rules(batch, self._last)
         bases = [rule.optimizer.lr for rule in self._judge.rules]
@@ -187,7 +187,7 @@ class CrossCheck(Callback):
         ledger = Ledger(
             self._judge,
             MeantLr(bases, self._schedule, self._interval),
-            None if rows is None else RowCount(fingerprints(rows)),
+            RowCount(fingerprints(rows), inside_epoch) if same_kind(rows, batch) else None,
             FreeRun(self._judge, self._initial) if free else None,
         )
         if self._resumed and self._first_step:
@@ -201,7 +201,7 @@ class CrossCheck(Callback):
         # A copy, made before the module has seen the batch: it might change it in place.
         self._parts.append(Part(batch_arrays(batch)))
         if self.ledger is None:
-            self.ledger = self._open_ledger(trainer, self._parts[0].batch)
+            self.ledger = self._open_ledger(trainer, self._parts[0].batch, batch_idx > 0)
         self._check_untouched(trainer)
         if self._metric_due and self._monitor in trainer.callback_metrics:
             # After the last step or epoch, where Lightning has told the scheduler by now.
@@ -296,7 +296,8 @@ class CrossCheck(Callback):
             # A loader that ends before its length says is not cut short: it leaves rows out.
             stopped = trainer.should_stop or trainer.global_step == trainer.max_steps
             cut = stopped and not trainer.is_last_batch
-            whole = not cut and trainer.limit_train_batches == 1.0
+            limit: Any = trainer.limit_train_batches  # 1.0 is all of an epoch, and 1 one batch
+            whole = not cut and isinstance(limit, float) and limit == 1.0
             self.ledger.enter(EpochEnd(trainer.current_epoch, whole, trainer.global_step))
             self._tell()
 
@@ -304,9 +305,8 @@ class CrossCheck(Callback):
         """Fail a training in which nothing was compared or nothing moved."""
         if self.ledger is not None:
             self.ledger.settle()
-            self._tell()
             self._log(trainer, at_end=True)
-            self._check_untouched(trainer)
+            self._check_end(trainer, pl_module)
             unmoved = np.array_equal(self._last, self._initial)
             # A training that goes on may have come to where a step is less than a rounding.
             if self.steps_checked and unmoved and not self._first_step:
@@ -319,9 +319,25 @@ class CrossCheck(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fail also a training that ended before it began, as one that has no epochs left does."""
         if self.ledger is not None and self.steps_checked:
-            self._check_untouched(trainer)
+            self._check_end(trainer, pl_module)
         else:
             self._fail_empty("an optimizer step to compare, found none; train for more epochs")
+
+    def _check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that all processes end with the parameters that the last step left."""
+        assert self.ledger is not None
+        # Read anew from the module, which may have been given other parameters.
+        self._state = ModuleState(pl_module, trainer.optimizers[0])
+        mine = self._state.parameters(), self.ledger.first_failure
+        everyone = gather(trainer, mine)
+        for rank, (parameters, failure) in enumerate(everyone):
+            if failure is not None:
+                self.ledger.fail(failure)
+            if not np.array_equal(parameters, everyone[0][0]):
+                apart = "its parameters are not those of process 0"
+                self.ledger.fail(Failure(trainer.global_step + 1, f"process {rank}", cause=apart))
+        self._tell()
+        self._check_untouched(trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

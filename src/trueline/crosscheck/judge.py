@@ -119,17 +119,13 @@ class Judge:
             return 0.0, 0.0, zero, zero
         loss, gradients = self.reference.loss_and_gradient(arrays, batch)
         loss_bound, bounds = self.bounds(arrays, batch)
-        if not np.isfinite(loss_bound) and np.isfinite(loss):
-            raise RequestError(
-                "the cross-check expected a batch whose rounding errors can be bounded, found one "
-                "too long for the precision, or with values too large for it; lower "
-                "--data.batch_size, scale the data, or set --trainer.precision 64-true"
-            )
         if not self._all_trained:
             rest = {n: np.zeros(s) for n, s in self.layout.shapes.items() if n not in gradients}
             gradients, bounds = {**gradients, **rest}, {**bounds, **rest}
-        vector = self.layout.vector
-        return float(loss), float(loss_bound), vector(gradients), vector(bounds)
+        gradient, bound = self.layout.vector(gradients), self.layout.vector(bounds)
+        _refuse_unbounded(np.asarray(loss), np.asarray(loss_bound))
+        _refuse_unbounded(gradient, bound)
+        return float(loss), float(loss_bound), gradient, bound
 
     def window(self, step: Step) -> tuple[Array, Array, Array, Array]:
         """Return the losses of all parts, their bounds, the gradient over all rows, its bound."""
@@ -153,9 +149,8 @@ class Judge:
             The comparisons, in the order in which a training computes them.
         """
         losses, loss_bounds, gradient, bound = self.window(step)
-        found = np.array([np.nan if p.loss is None else p.loss for p in step.parts])
         compared = [
-            Quantity("loss", found, losses, loss_bounds),
+            Quantity("loss", _losses_of(step), losses, loss_bounds),
             Quantity("gradient", step.gradient, gradient, bound),
         ]
         clipped, bound = self.clip(gradient, bound)
@@ -177,6 +172,10 @@ class Judge:
                 compared.append(Quantity("momentum", found, momentum, kept, entries=at))
         compared.append(Quantity("parameter", step.after, after, allowed))
         return compared
+
+    def losses(self, step: Step) -> Quantity:
+        """Put the losses alone beside what training found."""
+        return Quantity("loss", _losses_of(step), *self.window(step)[:2])
 
     def can_judge_together(self, steps: list[Step]) -> bool:
         """Return whether `judge_together` takes these steps: of equal shape, one batch each."""
@@ -217,6 +216,8 @@ class Judge:
             )
             for arrays in (gradients, bounds)
         )
+        _refuse_unbounded(losses, loss_bounds)
+        _refuse_unbounded(expected, bound)
         found = np.array([step.parts[0].loss for step in steps])
         meant, lr_error = np.array([step.lrs[0] for step in steps]).T[:, :, None]
         optimizer: Any = replace(self.rules[0].optimizer, lr=meant)
@@ -250,3 +251,21 @@ class Judge:
             {"": gradient}, {"": bound}, self.arithmetic.parameters
         )
         return self.clipping.clip({"": gradient})[""], bounds[""]
+
+
+def _losses_of(step: Step) -> Array:
+    return np.array([np.nan if part.loss is None else part.loss for part in step.parts])
+
+
+def _refuse_unbounded(values: Array, bounds: Array) -> None:
+    """Refuse a batch whose numbers are finite and their bounds are not: nothing would be checked.
+
+    Raises:
+        RequestError: Saying what would help.
+    """
+    if (np.isfinite(values) & ~np.isfinite(bounds)).any():
+        raise RequestError(
+            "the cross-check expected a batch whose rounding errors can be bounded, found one "
+            "too long for the precision, or with values too large for it; lower "
+            "--data.batch_size, scale the data, or set --trainer.precision 64-true"
+        )

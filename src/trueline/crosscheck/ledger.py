@@ -59,7 +59,7 @@ class Ledger:
         self.rows = rows
         self.free = free
         self.free_ratio: float | None = None
-        self.tally = Tally()
+        self.tally = Tally(judge.arithmetic)
         self.steps_checked = self.steps_skipped = 0
         self.first_failure: Failure | None = None
         self.last_judged = 0
@@ -128,14 +128,16 @@ class Ledger:
 
     def _judge_step(self, step: Step) -> Failure | None:
         if step.skipped:
-            # The loss scale was too large, and nothing may have moved.
+            # The loss scale was too large: nothing may have moved. The loss was not scaled yet.
             zero = np.zeros_like(step.before)
-            return self._look(step, [Quantity("parameter", step.after, step.before, zero)])
+            compared = [self.judge.losses(step)]
+            compared.append(Quantity("parameter", step.after, step.before, zero))
+            return self._look(step, compared)
         compared = self.judge.judge(step)
         failure = self._look(step, compared)
         if self.free:
             apart = self.free.advance(step, compared)
-            self.free_ratio = max(self.free_ratio or 0.0, Tally.worst_of(apart))
+            self.free_ratio = max(self.free_ratio or 0.0, self.tally.worst_of(apart))
             failure = failure or self._look(step, [apart])
         self._earlier = step
         return failure

@@ -65,7 +65,7 @@ class ModuleState:
         if parameter.data_ptr() != address:
             array = as_array(parameter)
             view = array.reshape(-1)
-            if parameter.is_cpu and array.ctypes.data == parameter.data_ptr():
+            if parameter.is_cpu and view.ctypes.data == parameter.data_ptr():
                 self._views[i] = parameter.data_ptr(), view
         return view
 

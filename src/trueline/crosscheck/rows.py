@@ -60,6 +60,13 @@ def arrays_of(batch: Any) -> list[NDArray[Any]]:
     return []
 
 
+def same_kind(rows: Any, batch: Any) -> bool:
+    """Return whether the rows of a batch can be known among all rows: by the same arrays."""
+    found, all_rows = arrays_of(batch), arrays_of(rows)
+    shapes = [array.shape[1:] for array in found] == [array.shape[1:] for array in all_rows]
+    return bool(found) and shapes and len({len(array) for array in found}) == 1
+
+
 def n_rows(batch: Any) -> int:
     """Return the number of rows of a batch: the length of the first array in it; 1 without any."""
     arrays = arrays_of(batch)
@@ -76,9 +83,11 @@ class RowCount:
 
     Args:
         expected: Fingerprints of all rows.
+        inside_epoch: Whether counting begins inside an epoch, whose first rows it did not see.
     """
 
-    def __init__(self, expected: Fingerprints) -> None:
+    def __init__(self, expected: Fingerprints, inside_epoch: bool = False) -> None:
+        self._inside_epoch = inside_epoch
         self.expected = expected
         self._sums = _sums(expected)
         self._kinds, self._first, self._there = np.unique(
@@ -129,6 +138,7 @@ class RowCount:
         parts, steps = self._served, self._steps
         self._served, self._steps = [], []
         served = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        whole, self._inside_epoch = whole and not self._inside_epoch, False
         if whole:
             self.epochs += 1
             if np.array_equal(served, self._good) and not self._resumed:
@@ -177,6 +187,7 @@ class RowCount:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting where a checkpoint was made."""
+        self._inside_epoch = False
         self._orders = dict(state["orders"])
         served = np.asarray(state["served"]).view(np.uint64)
         whole = len(served) >= len(self.expected)

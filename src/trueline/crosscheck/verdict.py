@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trueline.reference.rounding import DOUBLE, FLOAT64, SINGLE, Arithmetic
+
 Array = NDArray[np.float64]
 
-TINY = float(np.finfo(np.float32).tiny)
-"""The smallest normal float32: what is lost to underflow is less, in float32 and in float64."""
+TINY = {DOUBLE: 1e-300, SINGLE: float(np.finfo(np.float32).tiny)}
+"""What is added to every bound for underflow, which loses less: by the parameters' roundoff. The
+arithmetic of half precisions bounds its own."""
 
 
 class Quantity(NamedTuple):
@@ -64,7 +67,7 @@ class Failure(NamedTuple):
         )
 
 
-def ratios(quantity: Quantity) -> Array:
+def ratios(quantity: Quantity, tiny: float = 1e-300) -> Array:
     """Divide each entry's deviation by its bound; 0/0 is 0, and what is not a number infinite.
 
     Example:
@@ -73,14 +76,19 @@ def ratios(quantity: Quantity) -> Array:
         (array([0.25, 0.25]), array([0., 0.]))
     """
     _, found, expected, bound, _ = quantity
-    ratio = np.abs(found - expected) / (bound + TINY)
+    ratio = np.abs(found - expected) / (bound + tiny)
     return np.where(np.isnan(ratio), np.inf, ratio)
 
 
 class Tally:
-    """Keeps the worst ratio of a training, over all and for loss, gradient and parameters."""
+    """Keeps the worst ratio of a training, over all and for loss, gradient and parameters.
 
-    def __init__(self) -> None:
+    Args:
+        arithmetic: That of the training.
+    """
+
+    def __init__(self, arithmetic: Arithmetic = FLOAT64) -> None:
+        self._tiny = TINY.get(arithmetic.parameters, TINY[SINGLE])
         self.worst = dict.fromkeys(("loss", "gradient", "parameters"), 0.0)
         self._recent = 0.0
 
@@ -100,7 +108,7 @@ class Tally:
             np.concatenate([getattr(quantity, name).ravel() for quantity in quantities])
             for name in ("found", "expected", "bound")
         )
-        out = ratios(Quantity("", found, expected, bound))
+        out = ratios(Quantity("", found, expected, bound), self._tiny)
         starts = np.cumsum([0, *(quantity.found.size for quantity in quantities)])
         worsts = np.maximum.reduceat(out, starts[:-1])
         for quantity, worst in zip(quantities, worsts.tolist(), strict=True):
@@ -118,10 +126,9 @@ class Tally:
         """Take in a ratio of the parameters that was found outside."""
         self.worst["parameters"] = max(self.worst["parameters"], ratio)
 
-    @staticmethod
-    def worst_of(quantity: Quantity) -> float:
+    def worst_of(self, quantity: Quantity) -> float:
         """Return the largest ratio in one comparison."""
-        return float(ratios(quantity).max())
+        return float(ratios(quantity, self._tiny).max())
 
     def since_last_asked(self) -> float:
         """Return the worst ratio since this was asked before."""

@@ -108,9 +108,9 @@ def converted(arithmetic: Arithmetic, x: ArrayLike) -> Pair:
         # Dekker's splitting leaves as many leading digits as the dtype has.
         enlarged = value * (arithmetic.stored / DOUBLE + 1)
         held = (enlarged - (enlarged - value) == value) | np.isinf(value)
+        steps = value / arithmetic.smallest
     subnormal = size < arithmetic.smallest / arithmetic.stored
-    if subnormal.any():
-        held &= ~subnormal | (np.rint(value / arithmetic.smallest) * arithmetic.smallest == value)
+    held &= ~subnormal | (np.rint(steps) == steps)
     error = np.where(held, 0.0, (arithmetic.stored * size + arithmetic.smallest) * OWN)
     error[(size > arithmetic.largest) & np.isfinite(value)] = np.inf
     return Pair(value, error)
