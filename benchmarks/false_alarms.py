@@ -9,12 +9,14 @@ The report, Markdown, has a histogram of the worst ratio of each training, by pr
 
 import argparse
 import logging
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,10 @@ def make_trainer(**options: Any) -> Trainer:
 
 def worst_ratios(precision: str, trainings: int, first_seed: int) -> tuple[list[float], list[str]]:
     """Train; return the worst ratio of each training, and what went wrong."""
+    torch.set_num_threads(1)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
     ratios: list[float] = []
     alarms: list[str] = []
 
@@ -87,15 +93,12 @@ def run() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    start, found, alarms = time.perf_counter(), {}, []
-    for precision in PRECISIONS:
-        each = -(-arguments.trainings // len(PRECISIONS))
-        found[precision], wrong = worst_ratios(precision, each, arguments.seed)
-        alarms += wrong
+    start, each = time.perf_counter(), -(-arguments.trainings // len(PRECISIONS))
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        draws = [pool.submit(worst_ratios, name, each, arguments.seed) for name in PRECISIONS]
+        results = [draw.result() for draw in draws]
+    found = {name: ratios for name, (ratios, _) in zip(PRECISIONS, results, strict=True)}
+    alarms = [alarm for _, wrong in results for alarm in wrong]
     total = sum(map(len, found.values()))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     versions = f"NumPy {np.__version__}, torch {torch.__version__}, "
