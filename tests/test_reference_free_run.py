@@ -173,7 +173,7 @@ def test_free_run_holds_steps_that_are_off_by_all_that_they_may(
                 moved[kind] = expected + bound * rng.choice([-1.0, 1.0], bound.shape)
         theta, buffer = moved["parameter"], moved.get("momentum")
         apart = free.advance(replace(step, after=theta), list(compared.values()))
-        worst = max(worst, Tally.worst_of(apart))
+        worst = max(worst, Tally().worst_of(apart))
     assert 0.05 < worst <= 1
 
 
