@@ -101,6 +101,8 @@ CASES = (
     ("crosscheck --precisions 8-true", "--precisions: expected some of|found 8-true"),
     ("crosscheck --accelerators cuda", "--accelerators: expected some of cpu|found cuda"),
     ("crosscheck --devices two", "--devices: expected numbers above 0, found two"),
+    ("crosscheck --bogus 1", "--bogus|see trueline crosscheck --help"),
+    ("fit --model.schedule.name LRScheduler", "a class in torch.optim.lr_scheduler"),
     ("crosscheck --model.lr 0", "lr: expected a finite number above 0"),
     # What compare cannot do.
     ("compare --data.batch_size 5", "--data.batch_size: expected full batch|found 5|leave it out"),

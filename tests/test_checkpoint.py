@@ -129,7 +129,10 @@ def test_an_error_nobody_foresaw_is_one_line(cli: Any) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ("--model.lr=0.0001", "--model.lr: expected 0.001, which .* found 0.0001; leave it out"),
+        (
+            "--model.lr=0.0001",
+            "--model.lr: expected that of .*, 0.001, .* found 0.0001; leave it out",
+        ),
         ("--model.schedule.gamma=0.5", "--model.schedule: expected .* found .*'gamma': 0.5"),
     ],
 )

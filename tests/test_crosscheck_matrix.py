@@ -161,21 +161,20 @@ def test_setting_that_fails_ends_with_1_after_all_have_run(cli: Any, monkeypatch
     table = json.loads((run.directory / "lightning_logs/crosscheck_0/crosscheck.json").read_text())
     assert [each["passed"] for each in table["rows"]] == [True, False, True, False]
     assert table["distances"][0] == [0.0, 0.0, 0.0, None]
+    (run.directory / "lightning_logs/crosscheck_7").mkdir()
+    assert "lightning_logs/crosscheck_8\n" in cli("crosscheck", "--devices=1").stdout
 
 
-def test_distances_are_relative_and_runs_numbered(
-    tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
+def test_distances_are_relative(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     found = {"64-true": [3.0, 4.0], "32-true": [3.0, 4.5], "bf16-true": [0.0, 0.0]}
     monkeypatch.setattr(matrix, "_train", lambda s, *_: row(s, found[s.precision]))
     settings = [Setting("cpu", name, 1) for name in found]
-    table = run_matrix(settings, [], tmp_path)
+    table = run_matrix(settings, [], tmp_path / "runs")
     norm = np.hypot(3, 4.5)
     expected = [[0, 0.5 / norm, 1], [0.5 / norm, 0, 1], [1, 1, 0]]
     np.testing.assert_allclose(table["distances"], expected, rtol=1e-15)
     assert "1,234" in capsys.readouterr().out
-    (tmp_path / "crosscheck_7").mkdir()
-    assert Path(run_matrix(settings, [], tmp_path)["log_dir"]).name == "crosscheck_8"
+    assert Path(table["log_dir"]) == tmp_path / "runs"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +190,7 @@ def test_setting_that_ends_without_a_result_says_why(
     ended = subprocess.CompletedProcess([], 2, "", stderr)
     monkeypatch.setattr(matrix.subprocess, "run", lambda *_, **__: ended)
     with pytest.raises(CheckFailed, match="did not run, under cpu 64-true x1"):
-        run_matrix([Setting("cpu", "64-true", 1)], [], tmp_path)
+        run_matrix([Setting("cpu", "64-true", 1)], [], tmp_path / "runs")
     assert f"\ncpu 64-true x1: {said}\n" in capsys.readouterr().out
 
 
@@ -201,7 +200,7 @@ def test_setting_that_does_not_end_says_so(tmp_path: Path, monkeypatch: Any, cap
 
     monkeypatch.setattr(matrix.subprocess, "run", waits)
     with pytest.raises(CheckFailed):
-        run_matrix([Setting("cpu", "64-true", 1)], [], tmp_path)
+        run_matrix([Setting("cpu", "64-true", 1)], [], tmp_path / "runs")
     assert "cpu 64-true x1: did not end within 1800 s" in capsys.readouterr().out
 
 

@@ -14,7 +14,8 @@ from trueline.crosscheck.refusals import FOLLOWED
 from trueline.data import DummyData
 from trueline.module import LinearRegression
 from trueline.reference import SGD, LeastSquares, article
-from trueline.reference.free_run import hessian, step_map
+from trueline.reference.free_run import step_map
+from trueline.reference.linear import hessian
 from trueline.reference.rounding import DOUBLE, SINGLE, TF32, Arithmetic, gamma
 from trueline.reference.schedule_options import BY_NAME
 

@@ -18,7 +18,8 @@ JUDGE = "trueline.reference"
 JUDGED = ("trueline.module", "trueline.data.blocks")
 IMPORTERS = {
     "trueline.cli": {"trueline.__main__"},
-    "trueline.lightning_cli": {"trueline.cli"},
+    "trueline.commands": {"trueline.cli"},
+    "trueline.lightning_cli": {"trueline.commands"},
 }
 """What nothing imports but these."""
 HEAVY = {"torch", "lightning"}
@@ -109,14 +110,16 @@ def test_imports_of_the_package_follow_the_arrows() -> None:
     assert {"torch", "lightning.pytorch"} <= arrows["trueline.module"]
     assert "torch" in arrows["trueline.data.blocks"]
     assert "trueline.cli" in arrows["trueline.__main__"]
-    assert "trueline.lightning_cli" in arrows["trueline.cli"]
+    assert "trueline.commands" in arrows["trueline.cli"]
+    assert "trueline.lightning_cli" in arrows["trueline.commands"]
     assert broken_arrows(SOURCE) == []
 
 
 SOUND = {
     "__init__.py": "import json\n",
     "__main__.py": "from trueline.cli import main\n",
-    "cli.py": "def main():\n    from trueline import lightning_cli\n",
+    "cli.py": "def main():\n    from trueline import commands\n",
+    "commands.py": "from trueline.lightning_cli import TruelineCLI\n",
     "lightning_cli.py": "import lightning.pytorch\nfrom . import crosscheck, module\n",
     "crosscheck.py": "import torch\nfrom trueline.reference import linear\n",
     "module.py": "import torch\nfrom trueline.errors import Wrong\n",

@@ -21,7 +21,8 @@ from trueline.crosscheck.verdict import Tally
 from trueline.data import DummyData, RegressionData
 from trueline.module import LinearRegression
 from trueline.reference import SGD, Clipping, LeastSquares
-from trueline.reference.free_run import Ellipsoid, hessian, step_map
+from trueline.reference.free_run import Ellipsoid, step_map
+from trueline.reference.linear import hessian
 from trueline.reference.rounding import BFLOAT16, FLOAT32
 
 RULES = [
@@ -151,7 +152,6 @@ def test_free_run_holds_steps_that_are_off_by_all_that_they_may(
     rng = np.random.default_rng(5)
     targets = () if n_targets == 1 else (n_targets,)
     layout = Layout({"weight": (2, *targets), "bias": targets})
-    judge = Judge(LeastSquares(l2=0.1), rule, None, BFLOAT16, layout)
 
     def parts() -> Iterator[Part]:
         for n in (4, 7):
@@ -159,11 +159,12 @@ def test_free_run_holds_steps_that_are_off_by_all_that_they_may(
             yield Part((rng.standard_normal((n, 2)), rng.standard_normal((n, *targets)), *weights))
 
     theta = rng.standard_normal(3 * n_targets)
-    judge.set_rules(next(parts()).batch, theta)
+    example = theta, next(parts()).batch
+    judge = Judge(LeastSquares(l2=0.1), rule, None, BFLOAT16, layout, example)
     free, buffer, worst = FreeRun(judge, theta), None, 0.0
     nan = np.full_like(theta, np.nan)
     for k in range(60):
-        lrs = [(rule.lr, 0.0)]
+        lrs = np.array([[rule.lr, 0.0]])
         step = Step(k + 1, k, list(parts()), theta, nan, nan, buffer, nan, nan, lrs, divisor=2)
         compared = {quantity.kind: quantity for quantity in judge.judge(step)}
         moved = {}
@@ -179,11 +180,11 @@ def test_free_run_holds_steps_that_are_off_by_all_that_they_may(
 
 def judge_of(**changes: Any) -> Judge:
     options = {"reference": LeastSquares(), "optimizer": SGD(lr=0.1), "clipping": None}
-    judge = Judge(
-        **(options | changes), arithmetic=FLOAT32, layout=Layout({"weight": (1,), "bias": ()})
+    layout, example = (
+        Layout({"weight": (1,), "bias": ()}),
+        (np.zeros(2), (np.ones((2, 1)), np.ones(2))),
     )
-    judge.set_rules((np.ones((2, 1)), np.ones(2)), np.zeros(2))
-    return judge
+    return Judge(**(options | changes), arithmetic=FLOAT32, layout=layout, example=example)
 
 
 def test_free_run_is_possible_only_where_a_step_is_affine() -> None:

@@ -94,24 +94,6 @@ def check_shapes(path: Path, checkpoint: dict[str, Any], module: LightningModule
         )
 
 
-def check_schedule(path: Path, checkpoint: dict[str, Any], module: LightningModule) -> None:
-    """Refuse to go on with another schedule, or with another lr under one.
-
-    Raises:
-        RequestError: When where the schedule stands in the checkpoint would have no meaning.
-    """
-    saved = checkpoint["hyper_parameters"]
-    if not (saved.get("schedule") or module.hparams.get("schedule")):
-        return
-    for name in ("schedule", "lr"):
-        if saved.get(name) != module.hparams[name]:
-            raise RequestError(
-                f"--model.{name}: expected {saved.get(name)}, which {path} has, since a schedule "
-                f"goes on from where it stands; found {module.hparams[name]}; leave it out, or "
-                "start anew"
-            )
-
-
 def check_unfinished(path: Path, checkpoint: dict[str, Any], trainer: Trainer) -> None:
     """Refuse to go on where nothing is left to do, or where the rest of an epoch would be lost.
 

@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # while importing: others' deprecations
-        from trueline import lightning_cli
+        from trueline import commands
     try:
-        lightning_cli.run(arguments)
+        commands.run(arguments)
     except (RequestError, CheckFailed) as error:
         return _fail(str(error), error.exit_status)
     except Exception as error:

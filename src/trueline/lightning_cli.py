@@ -2,9 +2,7 @@
 
 import argparse
 import inspect
-import logging
 import re
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from trueline import checkpoint
-from trueline.compare import check_request, compare
 from trueline.crosscheck import CrossCheck
-from trueline.crosscheck.matrix import EPOCHS, available_settings, run_matrix
 from trueline.divergence import StopWhenNotFinite
 from trueline.errors import CheckFailed, RequestError
 from trueline.module import LinearRegression
@@ -48,51 +44,10 @@ DESCRIPTIONS = {
     "test": "Compute the loss of a trained line on the test rows.",
     "predict": "Write predictions.csv, inputs beside predictions.",
 }
-MATRIX_OPTIONS = {
-    "accelerators": "Which to try, such as cpu,cuda; all that are there unless given.",
-    "precisions": "Which to try, such as 64-true,32-true; all unless given.",
-    "devices": "How many to train on, such as 1,2; 1, 2 and all of them unless given.",
-}
 DATA_OPTIONS = (
     "The default data, DummyData, takes --data.batch_size N (full batch unless given), "
     "--data.shuffle true and --data.seed N."
 )
-
-
-def run(arguments: list[str]) -> None:
-    """Run a command that needs Lightning.
-
-    Args:
-        arguments: The command and its options.
-
-    Raises:
-        RequestError: When the request or the input is wrong.
-        CheckFailed: When the run fails a check.
-    """
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # no tips, no list of absent devices
-    # Lightning's own call of a torch function that is going away.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-    # A resumed run goes on in a directory of its own; the run before it stays as it was.
-    warnings.filterwarnings("ignore", message="The dirpath has changed.*")
-    # Steps are counted over the run here, not within an epoch, so this interval is no slip.
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    # Every process validates all rows, so there is nothing to bring together.
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
-    try:
-        if arguments[0] == "compare":
-            CompareCLI(arguments[1:]).compare()
-        elif arguments[0] == "crosscheck":
-            MatrixCLI(arguments[1:]).run_matrix()
-        else:
-            TruelineCLI(arguments)
-    except MisconfigurationException as error:
-        raise RequestError(one_line(str(error))) from error
-    except OSError as error:
-        raise RequestError(
-            f"expected to read and write files, found: {error}; choose other paths, such as "
-            "--trainer.default_root_dir"
-        ) from error
 
 
 class TruelineCLI(LightningCLI):
@@ -102,6 +57,7 @@ class TruelineCLI(LightningCLI):
         self.parsers: list[LightningArgumentParser] = []
         self.checkpoint_path: Path | None = None
         self.subcommand: str | None = args[0] if run else None
+        self.prog = prog
         # Errors come here as exceptions, and no option may be abbreviated: that hides typos.
         strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         kwargs = {"prog": prog, "usage": f"{prog} [OPTIONS]", "description": DATA_OPTIONS, **strict}
@@ -129,6 +85,12 @@ class TruelineCLI(LightningCLI):
     def runs(self) -> Path:
         """The folder that holds one folder a run."""
         return Path(self.options.trainer.default_root_dir or "") / "lightning_logs"
+
+    def next_folder(self, name: str) -> Path:
+        """Return the folder `NAME_N` for the next run that goes by a name of its own."""
+        numbers = [path.name.removeprefix(f"{name}_") for path in self.runs.glob(f"{name}_*")]
+        taken = [int(number) for number in numbers if number.isdigit()]
+        return self.runs / f"{name}_{max(taken, default=-1) + 1}"
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add model and data before the Trainer, so that --help shows them first."""
@@ -175,7 +137,8 @@ class TruelineCLI(LightningCLI):
         except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
             options = [*self.parsers[0].get_defaults().keys()]
             options += ["ckpt_path"] if self.subcommand else []
-            message = with_remedy(one_line(str(error)), options, self.subcommand or "compare")
+            command = self.subcommand or self.prog.split()[-1]
+            message = with_remedy(one_line(str(error)), options, command)
             raise RequestError(message) from error
         check_counts(self.options)
         if self.subcommand:
@@ -286,7 +249,10 @@ class TruelineCLI(LightningCLI):
                 callback.check_settings(self.trainer)
         if self.checkpoint_path:
             checkpoint.check_unfinished(self.checkpoint_path, self.checkpoint, self.trainer)
-            checkpoint.check_schedule(self.checkpoint_path, self.checkpoint, self.model)
+            try:
+                self.model.check_schedule(self.checkpoint["hyper_parameters"])
+            except ValueError as error:
+                raise RequestError(f"--model.{error}") from error
         self.before_predict()
 
     def before_predict(self) -> None:
@@ -324,56 +290,3 @@ class TruelineCLI(LightningCLI):
         if asked == checkpoint.LAST:
             return checkpoint.find_last(self.runs)
         return None if asked is None else Path(asked)
-
-
-class CompareCLI(TruelineCLI):
-    """`trueline compare`: the options of `fit`, for a training beside three others."""
-
-    def __init__(self, args: list[str]) -> None:
-        super().__init__(args, run=False, prog="trueline compare")
-
-    def compare(self) -> None:
-        """Run the four rungs."""
-        if self.options.trainer.logger not in (None, True, False):
-            raise RequestError("--trainer.logger: compare logs for itself; leave it out")
-        check_request(self.trainer, self.model, self.datamodule)
-        self.before_fit()
-        compare(self.trainer, self.model, self.datamodule)
-
-    def default_logger(self) -> Logger:
-        """Log into `lightning_logs/compare_N/4-lightning`, beside the other rungs."""
-        taken = [int(p.name[8:]) for p in self.runs.glob("compare_*") if p.name[8:].isdigit()]
-        folder = f"compare_{max(taken, default=-1) + 1}"
-        return TensorBoardLogger(self.runs, folder, version="4-lightning", default_hp_metric=False)
-
-    def callbacks(self, given: list[Callback]) -> list[Callback]:
-        """Return those of fit but its report: compare prints a table of its own."""
-        return [c for c in super().callbacks(given) if not isinstance(c, Report)]
-
-
-class MatrixCLI(TruelineCLI):
-    """`trueline crosscheck`: the options of `fit`, for a training under many settings."""
-
-    def __init__(self, args: list[str]) -> None:
-        ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        for name in MATRIX_OPTIONS:
-            ours.add_argument(f"--{name}")
-        self.given = ours.parse_known_args(args)[1]  # the rest is for fit
-        super().__init__(args, run=False, prog="trueline crosscheck")
-
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what chooses the settings before the options of fit."""
-        for name, text in MATRIX_OPTIONS.items():
-            parser.add_argument(f"--{name}", type=str, default="", help=text)
-        super().add_core_arguments_to_parser(parser)
-        parser.set_defaults({"trainer.max_epochs": EPOCHS, "trainer.accelerator": "cpu"})
-
-    def run_matrix(self) -> None:
-        """Train under every setting."""
-        chosen = [self.options[name].split(",") for name in MATRIX_OPTIONS]
-        accelerators, precisions, devices = ([e for e in entries if e] for entries in chosen)
-        if not all(count.isdigit() and int(count) > 0 for count in devices):
-            raise RequestError(f"--devices: expected numbers above 0, found {self.options.devices}")
-        settings = available_settings(accelerators, precisions, [int(n) for n in devices])
-        options = [f"--trainer.max_epochs={EPOCHS}", *self.given]
-        run_matrix(settings, options, self.runs)

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -144,7 +145,7 @@ class LinearRegression(LightningModule):
 
         `trueline.tensorboard.Scalars` logs them; `self.log` would cost as much as the step.
         """
-        self._window.size = self.size(batch)
+        self._window.batch = batch
         mse = self.loss(batch)
         penalised = self.hparams["l1"] or self.hparams["l2"]
         return {"loss": mse + self.penalty() if penalised else mse, "mse": mse.detach()}
@@ -184,15 +185,15 @@ class LinearRegression(LightningModule):
             loss.backward()
             return
         window = self._window
-        size = torch.tensor(window.size, dtype=torch.float64, device=loss.device)
-        before, more = window.total, trainer.strategy.reduce(size, reduce_op="sum").item()
-        window.total += more
+        mine, before = self.size(window.batch), window.total
+        size = torch.tensor(mine, dtype=torch.float64, device=loss.device)
+        window.total += trainer.strategy.reduce(size, reduce_op="sum").item()
         for parameter in self.parameters():
             if before and parameter.grad is not None:
                 parameter.grad.mul_(before / window.total)
         # Lightning has divided by the batches in a window, and will by the number of processes.
         undivided = trainer.accumulate_grad_batches * trainer.world_size
-        (loss * (undivided * window.size / window.total)).backward()
+        (loss * (undivided * mine / window.total)).backward()
 
     def configure_optimizers(self) -> Any:
         """Return `torch.optim.SGD` with the hyperparameters of this module, and the schedule."""
@@ -212,37 +213,46 @@ class LinearRegression(LightningModule):
             options["pct_start"] = float(options.get("pct_start", 0.3))  # torch takes no integer
         return [optimizer], [{"scheduler": scheduler(optimizer, **options), **config}]
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let this module's hyperparameters win over those that a checkpoint's optimizer had.
+    def check_schedule(self, saved: Mapping[str, Any]) -> None:
+        """Refuse to go on with another schedule, or with another lr under one.
+
+        Args:
+            saved: The hyperparameters of the training to go on with.
 
         Raises:
-            ValueError: When there is a schedule, and it or its lr is another: where the schedule
-                stands would have no meaning.
+            ValueError: When where its schedule stands would have no meaning here.
         """
-        h: Any = self.hparams
-        saved = checkpoint.get("hyper_parameters", {})
-        fixed = ("schedule", "lr") if h.schedule or saved.get("schedule") else ()
-        for name in fixed:
-            if saved.get(name) != h[name] and checkpoint.get("optimizer_states"):
+        if not (saved.get("schedule") or self.hparams["schedule"]):
+            return
+        for name in ("schedule", "lr"):
+            if saved.get(name) != self.hparams[name]:
                 raise ValueError(
                     f"{name}: expected that of the checkpoint, {saved.get(name)}, since a schedule "
-                    f"goes on; found {h[name]}; leave it as it was, or start anew"
+                    f"goes on from where it stands; found {self.hparams[name]}; leave it out, or "
+                    "start anew"
                 )
-        options = inspect.signature(torch.optim.SGD).parameters.keys() & h.keys() - {*fixed}
-        for state in checkpoint.get("optimizer_states", ()):
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let this module's hyperparameters win over those that a checkpoint's optimizer had."""
+        h: Any = self.hparams
+        states = checkpoint.get("optimizer_states", ())
+        if states:
+            self.check_schedule(checkpoint.get("hyper_parameters", {}))
+        options = inspect.signature(torch.optim.SGD).parameters.keys() & h.keys()
+        for state in states:
             for group in state["param_groups"]:
-                group.update({name: h[name] for name in options})
+                group.update({n: h[n] for n in options if not (h.schedule and n == "lr")})
 
 
 class _Window:
     """Batches whose gradients are accumulated for one step.
 
     Attributes:
-        size: Of the batch at hand, on this process.
-        total: Of the batches so far, on all processes.
+        batch: The one at hand, on this process.
+        total: Size of the batches so far, on all processes.
     """
 
-    size = 0.0
+    batch: Batch = ()
     total = 0.0
 
 
@@ -290,8 +300,9 @@ def _schedule_problem(schedule: dict[str, Any]) -> str | None:
     name, interval = schedule.get("name"), schedule.get("interval", "epoch")
     if interval not in ("epoch", "step"):
         return f"schedule: interval: expected epoch or step; found {interval}"
-    scheduler = getattr(torch.optim.lr_scheduler, str(name), None)
-    if not isinstance(scheduler, type) or not hasattr(scheduler, "get_last_lr"):
+    scheduler: Any = getattr(torch.optim.lr_scheduler, str(name), None)
+    base = torch.optim.lr_scheduler.LRScheduler
+    if not isinstance(scheduler, type) or scheduler is base or not issubclass(scheduler, base):
         return (
             f"schedule: expected under name a class in torch.optim.lr_scheduler, such as StepLR; "
             f"found {name}"

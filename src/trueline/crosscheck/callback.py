@@ -11,34 +11,26 @@ unwatched.
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from numpy.typing import NDArray
 
 from trueline.crosscheck.free_run import FreeRun
 from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.learning_rate import Interval, MeantLr
 from trueline.crosscheck.ledger import EpochEnd, Ledger
 from trueline.crosscheck.meant import from_hyperparameters, meant_clipping, meant_schedule
-from trueline.crosscheck.reading import (
-    ModuleState,
-    batch_arrays,
-    gather,
-    loss_scale,
-    training_rows,
-)
+from trueline.crosscheck.reading import training_rows
+from trueline.crosscheck.recorder import Recorder
 from trueline.crosscheck.refusals import arithmetic_of, refuse, refused_in_model, refused_settings
 from trueline.crosscheck.rows import RowCount, fingerprints, same_kind
-from trueline.crosscheck.step import Part, Reference, Step
+from trueline.crosscheck.step import Reference
 from trueline.crosscheck.verdict import Failure, Tally
-from trueline.errors import CheckFailed, RequestError
+from trueline.errors import CheckFailed
 from trueline.reference import SGD, LeastSquares
 from trueline.reference.plateau import ReduceLROnPlateau
 from trueline.reference.schedules import Schedule
 
-Array = NDArray[np.float64]
 SAVED_AS = "crosscheck"
 """The entry of a checkpoint that holds what a resumed training is held against."""
 
@@ -153,56 +145,49 @@ class CrossCheck(Callback):
         refuse(refused_settings(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the reference up, or refuse what it cannot follow."""
+        """Begin to record, or refuse what the reference cannot follow."""
         given = self.schedule, self.interval, self.monitor
         self._schedule, self._interval, self._monitor = meant_schedule(pl_module.hparams, *given)
         model = refused_in_model(trainer, self.reference, self.optimizer, self._schedule)
         refuse(refused_settings(trainer) + model)
-        self._state = ModuleState(pl_module, trainer.optimizers[0])
-        self._judge = Judge(
-            self.reference or from_hyperparameters(LeastSquares, pl_module.hparams),
-            self.optimizer or from_hyperparameters(SGD, pl_module.hparams),
-            meant_clipping(trainer),
-            arithmetic_of(trainer),
-            self._state.layout,
-        )
-        self._loss_scale = loss_scale(trainer)
-        self._precision = str(trainer.precision)
-        self._first_step = trainer.global_step
-        self._initial = self._last = self._state.parameters()
-        # A training that starts anew has no momentum yet, whatever the optimizer holds.
-        self._buffers = self._state.buffers() if self._first_step else None
-        self._nothing = np.full_like(self._last, np.nan)
-        self._parts: list[Part] = []
-        self._gradient: Array | None = None
+        self._recorder = Recorder(trainer, pl_module)
         self._metric_due = False
-        self._logged = self._first_step
+        self._logged = trainer.global_step
 
     def _open_ledger(self, trainer: Trainer, batch: Any, inside_epoch: bool) -> Ledger:
         """Begin to judge, now that there is a batch to ask the reference about."""
-        self._judge.set_rules(batch, self._last)
-        bases = [rule.optimizer.lr for rule in self._judge.rules]
-        rows = training_rows(trainer) if self.count_rows else None
-        free = self.free_run and not self._first_step and FreeRun.possible(self._judge)
-        ledger = Ledger(
-            self._judge,
-            MeantLr(bases, self._schedule, self._interval),
-            RowCount(fingerprints(rows), inside_epoch) if same_kind(rows, batch) else None,
-            FreeRun(self._judge, self._initial) if free else None,
+        hyperparameters = trainer.lightning_module.hparams
+        start = self._recorder.initial
+        judge = Judge(
+            self.reference or from_hyperparameters(LeastSquares, hyperparameters),
+            self.optimizer or from_hyperparameters(SGD, hyperparameters),
+            meant_clipping(trainer),
+            arithmetic_of(trainer),
+            self._recorder.layout,
+            example=(start, batch),
         )
-        if self._resumed and self._first_step:
-            self._restore(ledger)
-        return ledger
+        bases = [rule.optimizer.lr for rule in judge.rules]
+        all_rows = training_rows(trainer) if self.count_rows else None
+        counted = same_kind(all_rows, batch)
+        rows = RowCount(fingerprints(all_rows), inside_epoch) if counted else None
+        free = self.free_run and not self._recorder.first_step and FreeRun.possible(judge)
+        lr = MeantLr(bases, self._schedule, self._interval)
+        if self._resumed and self._recorder.first_step:
+            self._recorder.load_state_dict(self._resumed)
+            lr.load_state_dict(self._resumed["plateaus"])
+            if rows and self._resumed["rows"]:
+                rows.load_state_dict(self._resumed["rows"])
+        return Ledger(judge, lr, rows, FreeRun(judge, start) if free else None)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the batch and the parameters before the step, which the last step left."""
-        # A copy, made before the module has seen the batch: it might change it in place.
-        self._parts.append(Part(batch_arrays(batch)))
+        """Note the batch, and look whether the parameters are those that the last step left."""
+        arrays = self._recorder.start_batch(batch)
         if self.ledger is None:
-            self.ledger = self._open_ledger(trainer, self._parts[0].batch, batch_idx > 0)
-        self._check_untouched(trainer)
+            self.ledger = self._open_ledger(trainer, arrays, batch_idx > 0)
+        if moved := self._recorder.moved():
+            self._fail(moved)
         if self._metric_due and self._monitor in trainer.callback_metrics:
             # After the last step or epoch, where Lightning has told the scheduler by now.
             self.ledger.lr.observe(trainer.callback_metrics[self._monitor].item())
@@ -211,87 +196,30 @@ class CrossCheck(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Note the gradients and the learning rates that the step will use."""
-        self._gradient = self._state.gradients()
-        self._lr_in_use = self._state.lrs()
+        """Note what the step will use."""
+        self._recorder.start_step()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Enter the step when the batch was the last one of its window."""
-        assert self.ledger is not None
-        if not isinstance(outputs, Mapping) or outputs.get("loss") is None:
-            raise RequestError(
-                f"the cross-check expected training_step to return its loss, found {outputs}; "
-                "return it, or train without the cross-check (--crosscheck off)"
-            )
-        asked = trainer.accumulate_grad_batches
-        # Lightning has divided the loss by the number of batches in a window.
-        self._parts[-1].loss = float(outputs["loss"].item()) * asked
-        full = len(self._parts) == asked or trainer.is_last_batch
-        if self._gradient is None and not full:
+        if not self._recorder.end_batch(outputs):
             return
-        step = trainer.global_step
-        if self._gradient is None or not full:
-            self.ledger.fail(Failure(step, "window", cause=_wrong_window(asked, full)))
-            self._last, self._buffers = self._state.parameters(), self._state.buffers()
-        else:
-            self._enter_step(trainer, self._gradient)
-        self._parts, self._gradient = [], None
+        assert self.ledger is not None
+        done = trainer.global_step - 1
+        step, failures = self._recorder.end_step(self.ledger.lr.at(done, trainer.current_epoch))
+        if failures:
+            self._fail(*failures)
+        if step:
+            self.ledger.enter(step)
         self._metric_due = self._interval == "step"
         self._log(trainer)
         self._tell()
 
-    def _log(self, trainer: Trainer, at_end: bool = False) -> None:
-        """Log the worst ratio of the steps judged since the last point, when a point is due."""
-        assert self.ledger is not None
-        every: int = 1 if at_end else trainer.log_every_n_steps  # type: ignore[attr-defined]
-        judged = self.ledger.last_judged
-        if trainer.logger and judged - self._logged >= every:
-            self._logged = judged
-            metrics = {"crosscheck/worst_ratio": self.ledger.tally.since_last_asked()}
-            trainer.logger.log_metrics(metrics, judged)
-
-    def _enter_step(self, trainer: Trainer, gradient: Array) -> None:
-        """Put what all processes know of the step together, for the judge."""
-        assert self.ledger is not None
-        before, self._last = self._last, self._state.parameters()
-        buffer, self._buffers = self._buffers, self._state.buffers()
-        number = trainer.global_step
-        parts = self._parts
-        if trainer.world_size > 1:
-            everyone = gather(trainer, (parts, gradient, self._last))
-            parts = [part for theirs in everyone for part in theirs[0]]
-            for rank, (_, *theirs) in enumerate(everyone):
-                if not all(map(np.array_equal, theirs, everyone[0][1:])):
-                    apart = "its gradients or parameters are not those of process 0"
-                    self.ledger.fail(Failure(number, f"process {rank}", cause=apart))
-        skipped = False
-        if self._loss_scale is not None:
-            skipped = not np.isfinite(gradient).all()
-            self._loss_scale = self._loss_scale.after(skipped)
-            if (found := loss_scale(trainer)) != self._loss_scale:
-                apart = f"expected {self._loss_scale}, found {found}"
-                self.ledger.fail(Failure(number, "loss scale", cause=apart))
-        step = Step(
-            number=number,
-            epoch=trainer.current_epoch,
-            parts=parts,
-            before=before,
-            gradient=gradient,
-            after=self._last,
-            buffer=buffer,
-            buffer_after=self._nothing if self._buffers is None else self._buffers,
-            lr=self._lr_in_use,
-            lrs=self.ledger.lr.at(number - 1, trainer.current_epoch),
-            divisor=trainer.accumulate_grad_batches,
-            skipped=skipped,
-        )
-        self.ledger.enter(step)
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enter the end of an epoch, whose rows are then counted."""
         self._metric_due = self._metric_due or self._interval == "epoch"
+        self._recorder.forget_window()  # of an epoch that was left in the middle of one
         if self.ledger is not None:
             # A loader that ends before its length says is not cut short: it leaves rows out.
             stopped = trainer.should_stop or trainer.global_step == trainer.max_steps
@@ -306,38 +234,23 @@ class CrossCheck(Callback):
         if self.ledger is not None:
             self.ledger.settle()
             self._log(trainer, at_end=True)
-            self._check_end(trainer, pl_module)
-            unmoved = np.array_equal(self._last, self._initial)
-            # A training that goes on may have come to where a step is less than a rounding.
-            if self.steps_checked and unmoved and not self._first_step:
-                self._fail_empty(
-                    f"some parameter to move in {self.steps_checked} steps, found none; raise the "
-                    "learning rate, or train in more precision"
-                )
-        self.on_fit_end(trainer, pl_module)
+        self._conclude()
+        # A training that goes on may have come to where a step is less than a rounding.
+        if self.steps_checked and self._recorder.unmoved and not self._recorder.first_step:
+            self._fail_empty(
+                f"some parameter to move in {self.steps_checked} steps, found none; raise the "
+                "learning rate, or train in more precision"
+            )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fail also a training that ended before it began, as one that has no epochs left does."""
-        if self.ledger is not None and self.steps_checked:
-            self._check_end(trainer, pl_module)
-        else:
-            self._fail_empty("an optimizer step to compare, found none; train for more epochs")
+        """Look once more, after other hooks; and fail a training that had no epochs left."""
+        self._conclude()
 
-    def _check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that all processes end with the parameters that the last step left."""
-        assert self.ledger is not None
-        # Read anew from the module, which may have been given other parameters.
-        self._state = ModuleState(pl_module, trainer.optimizers[0])
-        mine = self._state.parameters(), self.ledger.first_failure
-        everyone = gather(trainer, mine)
-        for rank, (parameters, failure) in enumerate(everyone):
-            if failure is not None:
-                self.ledger.fail(failure)
-            if not np.array_equal(parameters, everyone[0][0]):
-                apart = "its parameters are not those of process 0"
-                self.ledger.fail(Failure(trainer.global_step + 1, f"process {rank}", cause=apart))
-        self._tell()
-        self._check_untouched(trainer)
+    def _conclude(self) -> None:
+        if self.ledger is None or not self.steps_checked:
+            self._fail_empty("an optimizer step to compare, found none; train for more epochs")
+        elif failures := self._recorder.at_end(self.ledger.first_failure):
+            self._fail(*failures)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -346,24 +259,21 @@ class CrossCheck(Callback):
         if self.ledger is not None:
             self.ledger.settle()
 
-    def _check_untouched(self, trainer: Trainer) -> None:
-        """Check that the parameters are bit by bit what the last step left."""
+    def _log(self, trainer: Trainer, at_end: bool = False) -> None:
+        """Log the worst ratio of the steps judged since the last point, when a point is due."""
         assert self.ledger is not None
-        parameters = self._state.parameters()
-        if parameters.tobytes() == self._last.tobytes():
-            return
-        i = int(np.argmax(parameters.view(np.int64) != self._last.view(np.int64)))
-        failure = Failure(
-            trainer.global_step + 1,
-            f"{self._state.layout.name_at(i)} since the last step",
-            found=float(parameters[i]),
-            expected=float(self._last[i]),
-            bound=0.0,
-            ratio=float("inf"),
-            cause="not the optimizer but something else changed it",
-        )
-        self.ledger.fail(failure)
-        self._last = parameters
+        every: int = 1 if at_end else trainer.log_every_n_steps  # type: ignore[attr-defined]
+        judged = self.ledger.last_judged
+        if trainer.logger and judged - self._logged >= every:
+            self._logged = judged
+            metrics = {"crosscheck/worst_ratio": self.ledger.tally.since_last_asked()}
+            trainer.logger.log_metrics(metrics, judged)
+
+    def _fail(self, *failures: Failure) -> None:
+        """Note failures that it takes no reference to see."""
+        assert self.ledger is not None
+        for failure in failures:
+            self.ledger.fail(failure)
         self._tell()
 
     def _tell(self) -> None:
@@ -396,9 +306,7 @@ class CrossCheck(Callback):
         self._tell()
         rows = self.ledger.rows.state_dict() if self.ledger.rows else None
         checkpoint[SAVED_AS] = {
-            "precision": self._precision,
-            "parameters": torch.from_numpy(self._last.copy()),
-            "buffers": None if self._buffers is None else torch.from_numpy(self._buffers.copy()),
+            **self._recorder.state_dict(),
             "plateaus": self.ledger.lr.state_dict(),
             "rows": rows and {**rows, "served": torch.from_numpy(rows["served"])},
         }
@@ -408,21 +316,3 @@ class CrossCheck(Callback):
     ) -> None:
         """Keep the state of a checkpoint for the training that goes on from it."""
         self._resumed = checkpoint.get(SAVED_AS) or {}
-
-    def _restore(self, ledger: Ledger) -> None:
-        """Go on where the checkpoint was made: its parameters are those that training must have."""
-        state = self._resumed
-        if ledger.rows and state["rows"] is not None:
-            ledger.rows.load_state_dict(state["rows"])
-        if state["plateaus"]:
-            ledger.lr.load_state_dict(state["plateaus"])
-        if state["precision"] == self._precision and len(state["parameters"]) == len(self._last):
-            self._last = state["parameters"].numpy()
-            self._buffers = None if state["buffers"] is None else state["buffers"].numpy()
-
-
-def _wrong_window(asked: int, full: bool) -> str:
-    batches = f"{asked} batch" + ("es" if asked > 1 else "")
-    if full:
-        return f"expected an optimizer step after {batches}, found none"
-    return f"expected no optimizer step before {batches}, found one"

@@ -10,7 +10,7 @@ from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.step import Step
 from trueline.crosscheck.verdict import Quantity
 from trueline.reference import LeastSquares
-from trueline.reference.free_run import Ellipsoid, hessian, step_map
+from trueline.reference.free_run import Ellipsoid, step_map
 
 Array = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ class FreeRun:
             step: What training did.
             compared: What the one-step check compared; its bounds are what a step adds.
         """
-        optimizer = replace(self.judge.rules[0].optimizer, lr=step.lrs[0][0])
+        optimizer = replace(self.judge.rules[0].optimizer, lr=float(step.lrs[0, 0]))
         own = replace(step, before=self.parameters)
         gradient = self.judge.window(own)[2]
         first = self.buffer is None
@@ -56,16 +56,9 @@ class FreeRun:
         return Quantity("free run", step.after, self.parameters, allowed)
 
     def _hessian(self, step: Step) -> Array:
+        reference: Any = self.judge.reference
         sizes = [self.judge.size(part.batch) for part in step.parts]
         shares = zip(step.parts, sizes, strict=True)
-        H: Any = sum(size / sum(sizes) * self._of_batch(p.batch) for p, size in shares if size)
+        H: Any = sum(size / sum(sizes) * reference.hessian(p.batch) for p, size in shares if size)
         # The targets share X, and weight lies with its targets side by side, the bias after it.
         return np.kron(H, np.eye(len(self.parameters) // len(H)))
-
-    def _of_batch(self, batch: Any) -> Array:
-        X, y, *sample_weight = batch
-        share = np.full(len(X), 1 / y.size)
-        if sample_weight:
-            share = sample_weight[0] / (np.sum(sample_weight[0]) * y.size / len(y))
-        reference: Any = self.judge.reference
-        return hessian(X, share, reference.l2)

@@ -6,6 +6,7 @@ This knows no Lightning and no torch; `callback` brings it what training did.
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from trueline.reference.rounding import Arithmetic, gamma, step_bound, window_bo
 
 Array = NDArray[np.float64]
 Parameters = Mapping[str, Array]
+STACKED = ("before", "gradient", "after", "buffer_after", "lr", "lrs")
+"""The arrays of a step that `judge_together` puts on top of those of other steps."""
 
 
 class Judge:
@@ -33,6 +36,11 @@ class Judge:
         clipping: The clipping that is meant, if any.
         arithmetic: How the training rounds.
         layout: Of the vectors.
+        example: Parameters and a batch, to ask the reference about what it trains.
+
+    Raises:
+        RequestError: When the reference's gradients do not fit the module, or a parameter has no
+            update rule.
     """
 
     def __init__(
@@ -42,16 +50,18 @@ class Judge:
         clipping: Clipping | None,
         arithmetic: Arithmetic,
         layout: Layout,
+        example: tuple[Array, Any],
     ) -> None:
         self.reference = reference
-        self.optimizer = optimizer
         self.clipping = clipping
         self.arithmetic = arithmetic
         self.layout = layout
-        self.rules: list[Rule] = []
+        self.rules, self._untrained = self._find_rules(optimizer, *example)
 
-    def set_rules(self, batch: Any, parameters: Array) -> None:
-        """Find out which parameters the reference trains, and by which rule.
+    def _find_rules(
+        self, optimizer: SGD | Mapping[str, SGD], parameters: Array, batch: Any
+    ) -> tuple[list[Rule], list[str]]:
+        """Find out which parameters the reference trains, by which rule, and which it does not.
 
         Raises:
             RequestError: When its gradients do not fit the module, or a parameter has no rule.
@@ -69,9 +79,9 @@ class Judge:
                     "to CrossCheck"
                 )
         trained = [name for name in self.layout.shapes if name in gradients]
-        self._all_trained = len(trained) == len(self.layout.shapes)
-        rules = self.optimizer if isinstance(self.optimizer, Mapping) else {"": self.optimizer}
-        for key, optimizer in rules.items():
+        rules = []
+        given = optimizer if isinstance(optimizer, Mapping) else {"": optimizer}
+        for key, rule in given.items():
             names = [n for n in trained if not key or n == key or n.startswith(f"{key}.")]
             if not names:
                 raise RequestError(
@@ -80,13 +90,14 @@ class Judge:
                 )
             whole = names == list(self.layout.shapes)
             entries = slice(None) if whole else self.layout.indices(names)
-            self.rules.append(Rule(names, entries, optimizer))
-        ruled = [name for rule in self.rules for name in rule.names]
+            rules.append(Rule(names, entries, rule))
+        ruled = [name for rule in rules for name in rule.names]
         if sorted(ruled) != sorted(trained):
             raise RequestError(
                 "CrossCheck(optimizer=...): expected one update rule for each trained parameter, "
                 f"{', '.join(trained)}; found rules for {', '.join(ruled)}"
             )
+        return rules, [name for name in self.layout.shapes if name not in gradients]
 
     def size(self, batch: Any) -> float:
         """Return how much a batch counts beside others."""
@@ -96,16 +107,12 @@ class Judge:
     def bounds(self, parameters: Parameters, batch: Any) -> tuple[float, Mapping[str, Array]]:
         """Bound the errors of loss and gradients over one batch."""
         own = getattr(self.reference, "rounding_bound", None)
-        if own:
-            loss, gradients = own(parameters, batch, self.arithmetic)
-        else:
-            try:
-                loss, gradients = bound_by_running(
-                    self.reference, parameters, batch, self.arithmetic
-                )
-            except TypeError as error:
-                raise RequestError(f"reference: {error}") from error
-        return loss, gradients
+        try:
+            if own:
+                return own(parameters, batch, self.arithmetic)  # type: ignore[no-any-return]
+            return bound_by_running(self.reference, parameters, batch, self.arithmetic)
+        except TypeError as error:
+            raise RequestError(f"reference: {error}") from error
 
     def part(self, parameters: Array, batch: Any) -> tuple[float, float, Array, Array]:
         """Return loss, its bound, gradient and its bound over one batch.
@@ -119,8 +126,8 @@ class Judge:
             return 0.0, 0.0, zero, zero
         loss, gradients = self.reference.loss_and_gradient(arrays, batch)
         loss_bound, bounds = self.bounds(arrays, batch)
-        if not self._all_trained:
-            rest = {n: np.zeros(s) for n, s in self.layout.shapes.items() if n not in gradients}
+        if self._untrained:
+            rest = {name: np.zeros(self.layout.shapes[name]) for name in self._untrained}
             gradients, bounds = {**gradients, **rest}, {**bounds, **rest}
         gradient, bound = self.layout.vector(gradients), self.layout.vector(bounds)
         _refuse_unbounded(np.asarray(loss), np.asarray(loss_bound))
@@ -149,41 +156,49 @@ class Judge:
             The comparisons, in the order in which a training computes them.
         """
         losses, loss_bounds, gradient, bound = self.window(step)
-        compared = [
+        return [
             Quantity("loss", _losses_of(step), losses, loss_bounds),
             Quantity("gradient", step.gradient, gradient, bound),
+            *self._updates(step, *self.clip(gradient, bound)),
         ]
-        clipped, bound = self.clip(gradient, bound)
-        after, allowed = step.before.copy(), np.zeros_like(bound)
-        for rule, (lr, lr_error) in zip(self.rules, step.lrs, strict=True):
-            at, optimizer = rule.entries, replace(rule.optimizer, lr=lr)
-            buffer = None if step.buffer is None else step.buffer[at]
-            state = step.before[at], clipped[at]
-            after[at], momentum = optimizer.step(*state, buffer)
-            allowed[at], kept = step_bound(
-                optimizer, *state, bound[at], buffer, self.arithmetic.parameters, lr_error
-            )
-            if np.isfinite(step.lr[at]).all():  # what no group has shows by not moving
-                found = step.lr[at]
-                meant = np.full_like(found, lr), np.full_like(found, lr_error)
-                compared.append(Quantity("lr", found, *meant, entries=at))
-            if momentum is not None and optimizer.momentum:
-                found = step.buffer_after[at]
-                compared.append(Quantity("momentum", found, momentum, kept, entries=at))
-        compared.append(Quantity("parameter", step.after, after, allowed))
-        return compared
 
     def losses(self, step: Step) -> Quantity:
         """Put the losses alone beside what training found."""
         return Quantity("loss", _losses_of(step), *self.window(step)[:2])
+
+    def _updates(self, step: Any, gradient: Array, bound: Array) -> list[Quantity]:
+        """Compare what the optimizer did with the gradient that it should have used.
+
+        Args:
+            step: A `Step`, or anything with its arrays, which may have an axis for steps in front.
+            gradient: After clipping.
+            bound: On its error.
+        """
+        compared, after, allowed = [], step.before.copy(), np.zeros_like(bound)
+        for k, rule in enumerate(self.rules):
+            at = (..., rule.entries)
+            lr, lr_error = step.lrs[..., k, :1], step.lrs[..., k, 1:]
+            optimizer: Any = replace(rule.optimizer, lr=lr)
+            buffer = None if step.buffer is None else step.buffer[at]
+            state = step.before[at], gradient[at]
+            after[at], momentum = optimizer.step(*state, buffer)
+            allowed[at], kept = step_bound(
+                optimizer, *state, bound[at], buffer, self.arithmetic.parameters, lr_error
+            )
+            found = step.lr[at]
+            if np.isfinite(found).all():  # what no group has shows by not moving
+                zero = np.zeros_like(found)
+                compared.append(Quantity("lr", found, lr + zero, lr_error + zero, rule.entries))
+            if optimizer.momentum:
+                found = step.buffer_after[at]
+                compared.append(Quantity("momentum", found, momentum, kept, rule.entries))
+        return [*compared, Quantity("parameter", step.after, after, allowed)]
 
     def can_judge_together(self, steps: list[Step]) -> bool:
         """Return whether `judge_together` takes these steps: of equal shape, one batch each."""
         return (
             len(steps) > 0
             and type(self.reference) is LeastSquares
-            and self._all_trained
-            and len(self.rules) == 1
             and self.clipping is None
             and self.arithmetic.uniform
             and all(len(s.parts) == 1 and s.divisor == 1 and not s.skipped for s in steps)
@@ -196,45 +211,25 @@ class Judge:
 
         Each step is judged from the parameters before it, so none needs the one before.
         """
-        u = self.arithmetic.parameters
-        before, gradient, after, lr, buffer_after = (
-            np.array([getattr(step, name) for step in steps])
-            for name in ("before", "gradient", "after", "lr", "buffer_after")
-        )
-        buffer = None if steps[0].buffer is None else np.array([step.buffer for step in steps])
-        parameters = {
-            name: before[:, part].reshape(-1, *self.layout.shapes[name])
-            for name, part in self.layout.slices.items()
-        }
-        batches = tuple(map(np.array, zip(*(step.parts[0].batch for step in steps), strict=True)))
         reference: Any = self.reference
-        results = reference.judge_steps(parameters, batches, self.arithmetic)
-        losses, gradients, loss_bounds, bounds = results
-        expected, bound = (
-            np.concatenate(
-                [arrays[name].reshape(len(steps), -1) for name in self.layout.shapes], axis=1
-            )
-            for arrays in (gradients, bounds)
+        arrays = {name: [getattr(step, name) for step in steps] for name in STACKED}
+        stack = SimpleNamespace(**{name: np.array(entries) for name, entries in arrays.items()})
+        stack.buffer = (
+            None if steps[0].buffer is None else np.array([step.buffer for step in steps])
         )
+        batches = tuple(map(np.array, zip(*(step.parts[0].batch for step in steps), strict=True)))
+        losses, gradients, loss_bounds, bounds = reference.judge_steps(
+            self.layout.arrays(stack.before), batches, self.arithmetic
+        )
+        gradient, bound = self.layout.vector(gradients), self.layout.vector(bounds)
         _refuse_unbounded(losses, loss_bounds)
-        _refuse_unbounded(expected, bound)
+        _refuse_unbounded(gradient, bound)
         found = np.array([step.parts[0].loss for step in steps])
-        meant, lr_error = np.array([step.lrs[0] for step in steps]).T[:, :, None]
-        optimizer: Any = replace(self.rules[0].optimizer, lr=meant)
-        state = before, expected
-        moved, momentum = optimizer.step(*state, buffer)
-        allowed, kept = step_bound(optimizer, *state, bound, buffer, u, lr_error)
-        compared = [
+        return [
             Quantity("loss", found, losses, loss_bounds),
-            Quantity("gradient", gradient, expected, bound),
-            Quantity("parameter", after, moved, allowed),
+            Quantity("gradient", stack.gradient, gradient, bound),
+            *self._updates(stack, gradient, bound),
         ]
-        if np.isfinite(lr).all():
-            zero = np.zeros_like(lr)
-            compared.append(Quantity("lr", lr, meant + zero, lr_error + zero))
-        if optimizer.momentum:
-            compared.append(Quantity("momentum", buffer_after, momentum, kept))
-        return compared
 
     def varied(self, **changes: Any) -> "Judge":
         """Return a judge that differs in some attributes, such as `clipping` or `arithmetic`."""

@@ -1,6 +1,8 @@
 """All parameters as one vector, so that a step of many parameters costs no more than one of one."""
 
+import math
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +26,30 @@ class Layout:
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.shapes = dict(shapes)
-        sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
-        ends = np.cumsum(sizes, dtype=int)
+        self.sizes = {name: math.prod(shape) for name, shape in self.shapes.items()}
+        ends = accumulate(self.sizes.values())
         self.slices = {
             name: slice(end - size, end)
-            for name, size, end in zip(self.shapes, sizes, ends.tolist(), strict=True)
+            for (name, size), end in zip(self.sizes.items(), ends, strict=True)
         }
 
     def vector(self, arrays: Mapping[str, Array]) -> Array:
-        """Put arrays, each in its parameter's shape, into one vector."""
-        return np.concatenate([np.ravel(arrays[name]) for name in self.shapes])
+        """Put arrays, each in its parameter's shape, into one vector.
+
+        Axes in front of the parameters' own stay in front.
+        """
+        first, shape = next(iter(self.shapes.items()))
+        front = np.shape(arrays[first])[: np.ndim(arrays[first]) - len(shape)]
+        flat = [np.reshape(arrays[name], (*front, self.sizes[name])) for name in self.shapes]
+        return np.concatenate(flat, axis=-1)
 
     def arrays(self, vector: Array) -> dict[str, Array]:
         """Return the parts of a vector, each in its parameter's shape."""
-        return {name: vector[part].reshape(self.shapes[name]) for name, part in self.slices.items()}
+        front = vector.shape[:-1]
+        return {
+            name: vector[..., part].reshape((*front, *self.shapes[name]))
+            for name, part in self.slices.items()
+        }
 
     def indices(self, names: Iterable[str]) -> NDArray[np.intp]:
         """Return the entries of some parameters in the vector."""

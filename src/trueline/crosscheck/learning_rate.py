@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trueline.reference.plateau import PlateauState, ReduceLROnPlateau
 from trueline.reference.rounding import DOUBLE, gamma
 from trueline.reference.schedules import Schedule
 
+Array = NDArray[np.float64]
 Interval = Literal["step", "epoch"]
 
 
@@ -31,35 +35,37 @@ class MeantLr:
         self._plateaus: list[PlateauState] = []
         if isinstance(schedule, ReduceLROnPlateau):
             self._plateaus = [schedule.start(base) for base in bases]
-        self._latest: tuple[int, list[tuple[float, float]]] = (-1, [])
+        self._latest = -1, self._without_error(bases)
 
-    def at(self, steps: int, epochs: int) -> list[tuple[float, float]]:
+    def at(self, steps: int, epochs: int) -> Array:
         """Return the learning rates after so many steps and epochs, each with a bound on its error.
 
         torch multiplies its way from one learning rate to the next; each factor may round.
+
+        Returns:
+            Shape (n_rules, 2).
         """
-        if self.schedule is None:
-            return [(base, 0.0) for base in self.bases]
-        if isinstance(self.schedule, ReduceLROnPlateau):
-            return [(state.lr, 0.0) for state in self._plateaus]
         ticks = steps if self.interval == "step" else epochs
+        if self.schedule is None or isinstance(self.schedule, ReduceLROnPlateau):
+            return self._latest[1]
         if ticks != self._latest[0]:
-            self._latest = ticks, [self._scheduled(self.schedule, b, ticks) for b in self.bases]
+            lrs = [self._scheduled(self.schedule, base, ticks) for base in self.bases]
+            self._latest = ticks, np.array(lrs)
         return self._latest[1]
+
+    @staticmethod
+    def _without_error(lrs: Sequence[float]) -> Array:
+        return np.array([(lr, 0.0) for lr in lrs])
 
     def _scheduled(self, schedule: Schedule, base: float, ticks: int) -> tuple[float, float]:
         lr = schedule.lr(base, ticks)
         # A resumed training brings two roundings more: its base may be given anew.
         return lr, schedule.error(base, ticks) + gamma(2, DOUBLE) * abs(lr)
 
-    def after_ticks(self, ticks: int) -> list[tuple[float, float]]:
-        """Return the learning rates after so many ticks; those now, for one without a formula."""
-        return self.at(ticks, ticks)
-
     def observe(self, metric: float) -> None:
         """Tell a schedule that waits for a plateau what it monitors."""
         if isinstance(self.schedule, ReduceLROnPlateau):
-            self._plateaus = [self.schedule.advance(state, metric) for state in self._plateaus]
+            self._set([self.schedule.advance(state, metric) for state in self._plateaus])
 
     def state_dict(self) -> list[list[float]]:
         """Return what cannot be worked out from the number of steps: where each plateau stands."""
@@ -67,6 +73,9 @@ class MeantLr:
 
     def load_state_dict(self, state: Sequence[Sequence[float]]) -> None:
         """Go on where a checkpoint was made."""
-        self._plateaus = [
-            PlateauState(lr, best, int(bad), int(cooldown)) for lr, best, bad, cooldown in state
-        ]
+        if state:
+            self._set([PlateauState(a, b, int(bad), int(cool)) for a, b, bad, cool in state])
+
+    def _set(self, plateaus: list[PlateauState]) -> None:
+        self._plateaus = plateaus
+        self._latest = -1, self._without_error([state.lr for state in plateaus])

@@ -1,7 +1,7 @@
 """What training did, step after step, and what the judge says of it.
 
-Steps are entered as they happen and judged a few dozen at a time: NumPy takes about as long for
-sixty steps at once as for one. The first ones are judged at once, since most errors show there.
+Steps are entered as they happen and judged in groups: NumPy takes about as long for a hundred small
+steps at once as for one. The first ones are judged one by one, since most errors show there.
 """
 
 from dataclasses import dataclass

@@ -117,13 +117,13 @@ def _combinations(
                     yield Setting(accelerator, precision, count)
 
 
-def run_matrix(settings: list[Setting], options: list[str], runs: Path) -> dict[str, Any]:
+def run_matrix(settings: list[Setting], options: list[str], folder: Path) -> dict[str, Any]:
     """Train under each setting, print the table, and leave it as `crosscheck.json`.
 
     Args:
         settings: What to try.
         options: Of `trueline fit`, for all of them.
-        runs: The folder that holds a folder a run.
+        folder: A new one, for a run of each setting and the table.
 
     Returns:
         The table, as written.
@@ -131,8 +131,6 @@ def run_matrix(settings: list[Setting], options: list[str], runs: Path) -> dict[
     Raises:
         CheckFailed: When a setting fails; after all have run.
     """
-    taken = [int(p.name[11:]) for p in runs.glob("crosscheck_*") if p.name[11:].isdigit()]
-    folder = runs / f"crosscheck_{max(taken, default=-1) + 1}"
     folder.mkdir(parents=True)
     with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) // 2)) as pool:
         rows: list[dict[str, Any]] = []

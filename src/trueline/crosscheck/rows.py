@@ -60,6 +60,15 @@ def arrays_of(batch: Any) -> list[NDArray[Any]]:
     return []
 
 
+def take(batch: Any, rows: NDArray[Any]) -> Any:
+    """Return some rows of a batch, and what has no rows as it is."""
+    if isinstance(batch, np.ndarray):
+        return batch[rows] if batch.ndim else batch
+    if isinstance(batch, Mapping):
+        return {key: take(part, rows) for key, part in batch.items()}
+    return tuple(take(p, rows) for p in batch) if isinstance(batch, list | tuple) else batch
+
+
 def same_kind(rows: Any, batch: Any) -> bool:
     """Return whether the rows of a batch can be known among all rows: by the same arrays."""
     found, all_rows = arrays_of(batch), arrays_of(rows)

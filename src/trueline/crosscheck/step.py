@@ -35,6 +35,7 @@ class Reference(Protocol):
         """
 
 
+@dataclass(slots=True)
 class Part:
     """A batch that went into a step, and the loss that training found over it.
 
@@ -43,9 +44,8 @@ class Part:
         loss: None until training has found it.
     """
 
-    def __init__(self, batch: Any, loss: float | None = None) -> None:
-        self.batch = batch
-        self.loss = loss
+    batch: Any
+    loss: float | None = None
 
 
 @dataclass(slots=True)
@@ -62,7 +62,8 @@ class Step:
         buffer: Momentum buffers before the step; None at the first one.
         buffer_after: Those after it; nan where there is none.
         lr: That the optimizer used for each entry; nan where no group has the parameter.
-        lrs: The learning rate that is meant for each rule, and a bound on its error.
+        lrs: The learning rate that is meant for each rule, and a bound on its error; shape
+            (n_rules, 2).
         divisor: What Lightning divides each loss by, the asked number of parts in a window.
         skipped: Whether a loss scale that was too large made the optimizer skip it.
     """
@@ -76,7 +77,7 @@ class Step:
     buffer: Array | None
     buffer_after: Array
     lr: Array
-    lrs: list[tuple[float, float]]
+    lrs: Array
     divisor: int = 1
     skipped: bool = False
 

@@ -67,7 +67,7 @@ class Failure(NamedTuple):
         )
 
 
-def ratios(quantity: Quantity, tiny: float = 1e-300) -> Array:
+def ratios(quantity: Quantity, tiny: float = TINY[DOUBLE]) -> Array:
     """Divide each entry's deviation by its bound; 0/0 is 0, and what is not a number infinite.
 
     Example:

@@ -15,23 +15,6 @@ from trueline.reference.sgd import SGD
 Array = NDArray[np.float64]
 
 
-def hessian(X: Array, share: Array | float, l2: float) -> Array:
-    """Return the second derivative of the penalised mean squared error: `2·[X 1]ᵀ·s·[X 1] + 2·l2`.
-
-    Args:
-        X: Features, shape (n_samples, n_features).
-        share: Of each row in the mean: 1/N, or shape (n_samples,).
-        l2: Strength of the L2 penalty, on the weights alone.
-
-    Returns:
-        Shape (n_features + 1, n_features + 1), the bias last; the same for every target.
-    """
-    A = np.column_stack([X, np.ones(len(X))])
-    H = 2 * (A.T * share) @ A
-    H[:-1, :-1] += 2 * l2 * np.eye(X.shape[1])
-    return np.asarray(H)
-
-
 def step_map(optimizer: SGD, H: Array, first: bool) -> Array:
     """Return the map of one step on (parameters, momentum buffers), less its constant.
 

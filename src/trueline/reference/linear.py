@@ -34,23 +34,6 @@ def predict(X: Array, weight: Array, bias: Array | float) -> Array:
     return prediction
 
 
-def residual(X: Array, y: Array, weight: Array, bias: Array | float) -> Array:
-    """Return `r = ŷ − y`, after checking that the shapes agree.
-
-    Raises:
-        ValueError: When the shape of `y` is not that of the predictions. Subtracting would then
-            broadcast, silently, to (n_samples, n_samples).
-    """
-    prediction = predict(X, weight, bias)
-    if prediction.shape != np.shape(y):
-        raise ValueError(
-            f"expected y of shape {prediction.shape}, the shape of X·weight + bias; "
-            f"found {np.shape(y)}; reshape y"
-        )
-    r: Array = prediction - y
-    return r
-
-
 def mean_squared_error(
     X: Array,
     y: Array,
@@ -65,8 +48,7 @@ def mean_squared_error(
         >>> mean_squared_error(X, y, weight, bias=0.0)
         1.0
     """
-    r = residual(X, y, weight, bias)
-    return float(np.sum(_share(r, sample_weight) * r * r))
+    return float(_plain(X, y, weight, bias, sample_weight)[0])
 
 
 def gradient(
@@ -89,17 +71,46 @@ def gradient(
         >>> gradient(X, y, np.array([2.0]), 0.0)
         (array([-3.]), array(-2.))
     """
-    r = residual(X, y, weight, bias)
-    r = 2 * _share(r, sample_weight) * r
-    return np.asarray(X.T @ r), np.asarray(r.sum(axis=0))
+    found = _plain(X, y, weight, bias, sample_weight)[1]
+    return np.asarray(found["weight"]), np.asarray(found["bias"])
 
 
-def _share(r: Array, sample_weight: Array | None) -> Any:
-    """Return the share of each residual in the mean, in a shape that broadcasts with `r`."""
+def _plain(X: Array, y: Array, weight: Array, bias: Any, sample_weight: Array | None) -> Any:
+    batch = (X, y) if sample_weight is None else (X, y, sample_weight)
+    return LeastSquares().loss_and_gradient({"weight": weight, "bias": np.asarray(bias)}, batch)
+
+
+def hessian(X: Array, share: Array | float, l2: float = 0.0) -> Array:
+    """Return the second derivative of the penalised mean squared error, `2·[X 1]ᵀ·s·[X 1] + 2·l2`.
+
+    Args:
+        X: Features, shape (n_samples, n_features).
+        share: s, of a row in the mean, by target: 1/N for N residuals, or shape (n_samples,).
+        l2: Strength of the L2 penalty, on the weights alone.
+
+    Returns:
+        Shape (n_features + 1, n_features + 1), the bias last; the same for every target.
+    """
+    A = np.column_stack([X, np.ones(len(X))])
+    H = 2 * (A.T * share) @ A
+    H[:-1, :-1] += 2 * l2 * np.eye(X.shape[1])
+    return np.asarray(H)
+
+
+def share_of(n_targets: int, n_samples: int, sample_weight: Array | None = None) -> Any:
+    """Return the share of each residual in the mean: 1/N, or w/Σw for each target.
+
+    Args:
+        n_targets: Columns of y.
+        n_samples: Rows of y.
+        sample_weight: Shape (..., n_samples); alike unless given.
+
+    Returns:
+        A number, or shape (..., n_samples).
+    """
     if sample_weight is None:
-        return 1 / r.size
-    share = sample_weight / np.sum(sample_weight) * (len(r) / r.size)
-    return share if r.ndim == 1 else share[:, None]
+        return 1 / (n_samples * n_targets)
+    return sample_weight / sample_weight.sum(axis=-1, keepdims=True) / n_targets
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ class LeastSquares:
         >>> parameters = {"weight": np.array([2.0]), "bias": np.array(0.0)}
         >>> loss, gradient = LeastSquares(l1=0.5, l2=0.25).loss_and_gradient(parameters, (X, y))
         >>> loss, gradient["weight"], gradient["bias"]
-        (np.float64(3.0), array([-1.5]), np.float64(-2.0))
+        (np.float64(3.0), array([-1.5]), array(-2.))
     """
 
     l1: float = 0.0
@@ -138,17 +149,34 @@ class LeastSquares:
 
         Returns:
             The objective and a gradient for each parameter, under the parameters' names.
+
+        Raises:
+            ValueError: When the shape of `y` is not that of the predictions. Subtracting would then
+                broadcast, silently, to (n_samples, n_samples).
         """
-        X, y, *sample_weight = batch
-        weight, bias = parameters["weight"], parameters["bias"]
-        r = residual(X, y, weight, bias)
-        part = _share(r, *sample_weight or (None,)) * r
-        loss = np.sum(part * r)
-        by_weight = X.T @ (2 * part)
+        X, y, *_ = batch
+        shape = X.shape[:1] + parameters["weight"].shape[1:]
+        if np.shape(y) != shape:
+            raise ValueError(
+                f"expected y of shape {shape}, the shape of X·weight + bias; found {np.shape(y)}; "
+                "reshape y"
+            )
+        loss, gradients = self._evaluate(*_with_targets(parameters, batch))
+        return loss, _as_given(gradients, y.ndim == 1)
+
+    def _evaluate(
+        self, X: Array, y: Array, share: Any, weight: Array, bias: Array
+    ) -> tuple[Any, dict[str, Array]]:
+        """Return objective and gradient, whatever axes are in front of rows, columns, targets."""
+        r = X @ weight + bias - y
+        part = share * r
+        loss = (part * r).sum(axis=(-2, -1))
+        by_weight = X.swapaxes(-2, -1) @ (2 * part)
         if self.l1 or self.l2:
-            loss = loss + self.l1 * np.sum(np.abs(weight)) + self.l2 * np.sum(weight * weight)
+            penalties = self.l1 * np.abs(weight) + self.l2 * weight * weight
+            loss = loss + penalties.sum(axis=(-2, -1))
             by_weight = by_weight + self.l1 * np.sign(weight) + 2 * self.l2 * weight
-        return loss, {"weight": by_weight, "bias": np.sum(2 * part, axis=0)}
+        return loss, {"weight": by_weight, "bias": (2 * part).sum(axis=-2)}
 
     def judge_steps(
         self, parameters: Parameters, batches: Batch, arithmetic: Arithmetic
@@ -163,39 +191,21 @@ class LeastSquares:
         Returns:
             Losses, gradients, and a bound on each, with an axis for the steps in front.
         """
-        X, y, *sample_weight = batches
-        weight, bias = parameters["weight"], parameters["bias"]
-        several = y.ndim == 3
-        if not several:
-            y, weight, bias = y[..., None], weight[..., None], bias[..., None]
-        bias = bias[:, None, :]
-        n = y.shape[1] * y.shape[2]
-        share: Any = 1 / n
-        if sample_weight:
-            total = sample_weight[0].sum(axis=1, keepdims=True) * y.shape[2]
-            share = (sample_weight[0] / total)[..., None]
-        r = X @ weight + bias - y
-        part = share * r
-        X_T = np.swapaxes(X, 1, 2)
-        loss = np.sum(part * r, axis=(1, 2))
-        by_weight = X_T @ (2 * part)
-        if self.l1 or self.l2:
-            loss = loss + np.sum(self.l1 * np.abs(weight) + self.l2 * weight**2, axis=(1, 2))
-            by_weight = by_weight + self.l1 * np.sign(weight) + 2 * self.l2 * weight
+        arrays, single = _with_targets(parameters, batches), batches[1].ndim == 2
+        loss, gradients = self._evaluate(*arrays)
         penalties, u = (self.l1, self.l2), arithmetic.stored
-        loss_bound, bounds = least_squares_bound(X, y, share, weight, bias, *penalties, u)
-        gradients = {"weight": by_weight, "bias": np.sum(2 * part, axis=1)}
-        if not several:
-            gradients, bounds = (
-                {name: array[..., 0] for name, array in arrays.items()}
-                for arrays in (gradients, bounds)
-            )
-        return loss, gradients, loss_bound, bounds
+        loss_bound, bounds = least_squares_bound(*arrays, *penalties, u)
+        return loss, _as_given(gradients, single), loss_bound, _as_given(bounds, single)
 
     def size(self, batch: Batch) -> float:
         """Return how much a batch counts beside others: its rows, or the sum of their weights."""
         X, _, *sample_weight = batch
         return float(np.sum(sample_weight[0])) if sample_weight else len(X)
+
+    def hessian(self, batch: Batch) -> Array:
+        """Return the second derivative over a batch, see `hessian`; the L1 penalty has none."""
+        X, y, *sample_weight = batch
+        return hessian(X, share_of(y.size // len(y), len(y), *sample_weight), self.l2)
 
     def rounding_bound(
         self, parameters: Parameters, batch: Batch, arithmetic: Arithmetic
@@ -219,3 +229,18 @@ class LeastSquares:
             stacked, tuple(part[None] for part in batch), arithmetic
         )
         return loss[0], {name: bound[0] for name, bound in gradients.items()}
+
+
+def _with_targets(parameters: Parameters, batch: Batch) -> tuple[Array, Array, Any, Array, Array]:
+    """Return X, y, share, weight and bias, the last four with an axis for the targets."""
+    X, y, *sample_weight = batch
+    weight, bias = parameters["weight"], parameters["bias"]
+    if y.ndim < X.ndim:
+        y, weight, bias = y[..., None], weight[..., None], bias[..., None]
+    share = share_of(y.shape[-1], y.shape[-2], *sample_weight)
+    return X, y, share[..., None] if sample_weight else share, weight, bias[..., None, :]
+
+
+def _as_given(gradients: dict[str, Array], single: bool) -> dict[str, Array]:
+    """Drop the axis for the targets where there is one target."""
+    return {name: g[..., 0] for name, g in gradients.items()} if single else gradients

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trueline.reference.linear import Array
+from trueline.reference.linear import Array, hessian, share_of
 
 
 class Line(NamedTuple):
@@ -162,13 +162,9 @@ def largest_stable_lr(
         0.004938
     """
     X = np.asarray(X, np.float64)
-    n_samples, n_features = X.shape
-    w = np.ones(n_samples) if sample_weight is None else np.asarray(sample_weight, np.float64)
-    A = np.sqrt(w)[:, None] * np.column_stack([X, np.ones(n_samples)])
-    penalty = np.full(n_features + 1, weight_decay)
-    penalty[:-1] += 2 * l2
-    hessian = 2 / (n_targets * np.sum(w)) * A.T @ A + np.diag(penalty)
-    curvature = float(np.linalg.eigvalsh(hessian)[-1])
+    weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
+    H = hessian(X, share_of(n_targets, len(X), weights), l2)
+    curvature = float(np.linalg.eigvalsh(H)[-1]) + weight_decay
     if nesterov:
         return 2 * (1 + momentum) / ((1 + 2 * momentum) * curvature)
     if momentum and dampening == 1:

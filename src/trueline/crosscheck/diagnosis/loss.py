@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from trueline.crosscheck.diagnosis.case import Case, bounds_of, coarser_judges, factors_of
 from trueline.crosscheck.judge import Judge
-from trueline.crosscheck.rows import n_rows
+from trueline.crosscheck.rows import n_rows, take
 from trueline.reference import LeastSquares
 from trueline.reference.rounding import gamma
 
@@ -39,9 +39,9 @@ def causes_in_loss(case: Case, entry: int) -> Iterator[str]:
     n = n_rows(batch)
     if 1 < n <= MOST_ROWS:
         for i in [n - 1, *range(n - 1)]:
-            if agrees(*judge.part(before, _take(batch, np.delete(np.arange(n), i)))[:2]):
+            if agrees(*judge.part(before, take(batch, np.delete(np.arange(n), i)))[:2]):
                 yield f"row {i} of the batch was left out"
-            if agrees(*judge.part(before, _take(batch, np.append(np.arange(n), i)))[:2]):
+            if agrees(*judge.part(before, take(batch, np.append(np.arange(n), i)))[:2]):
                 yield f"row {i} of the batch was counted twice"
     for name, coarser in coarser_judges(judge):
         if agrees(loss, bounds_of(coarser, before, batch)[0]):
@@ -79,10 +79,3 @@ def _causes_in_least_squares(
         broadcast = spread + loss - np.mean(np.square(prediction - y))
         if abs(found - broadcast) <= len(y) * bound:
             yield "the targets were broadcast against the predictions to (n, n)"
-
-
-def _take(batch: Any, rows: Array) -> Any:
-    """Return some rows of a batch."""
-    if isinstance(batch, Mapping):
-        return {key: value[rows] for key, value in batch.items()}
-    return tuple(p[rows] for p in batch) if isinstance(batch, list | tuple) else batch[rows]

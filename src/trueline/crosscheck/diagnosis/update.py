@@ -19,7 +19,7 @@ def causes_in_lr(case: Case, entry: int) -> Iterator[str]:
     k = case.judge.rules.index(rule)
     steps, epochs = case.step.number - 1, case.step.epoch
     found = case.step.lr[entry]
-    meant = case.step.lrs[k][0]
+    meant = case.step.lrs[k, 0]
 
     def agrees(lr: float, bound: float) -> bool:
         return bool(
@@ -36,7 +36,7 @@ def causes_in_lr(case: Case, entry: int) -> Iterator[str]:
         }
         if agrees(rule.optimizer.lr, 0.0):
             yield "the schedule was left out"
-        fitting = [way for way, t in ways.items() if t >= 0 and agrees(*case.lr.after_ticks(t)[k])]
+        fitting = [way for way, t in ways.items() if t >= 0 and agrees(*case.lr.at(t, t)[k])]
         if fitting:
             yield f"the schedule {', or '.join(fitting)}"
     yield f"lr was {found:.6g} where {meant:.6g} was meant"

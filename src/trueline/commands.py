@@ -1,0 +1,113 @@
+"""The commands that need Lightning: its own, and `compare` and `crosscheck` beside them."""
+
+import argparse
+import logging
+import warnings
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from trueline.compare import check_request, compare
+from trueline.crosscheck.matrix import EPOCHS, available_settings, run_matrix
+from trueline.errors import RequestError
+from trueline.lightning_cli import TruelineCLI
+from trueline.option_errors import one_line
+from trueline.report import Report
+
+MATRIX_OPTIONS = {
+    "accelerators": "Which to try, such as cpu,cuda; all that are there unless given.",
+    "precisions": "Which to try, such as 64-true,32-true; all unless given.",
+    "devices": "How many to train on, such as 1,2; 1, 2 and all of them unless given.",
+}
+
+
+def run(arguments: list[str]) -> None:
+    """Run a command that needs Lightning.
+
+    Args:
+        arguments: The command and its options.
+
+    Raises:
+        RequestError: When the request or the input is wrong.
+        CheckFailed: When the run fails a check.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # no tips, no list of absent devices
+    # Lightning's own call of a torch function that is going away.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    # A resumed run goes on in a directory of its own; the run before it stays as it was.
+    warnings.filterwarnings("ignore", message="The dirpath has changed.*")
+    # Steps are counted over the run here, not within an epoch, so this interval is no slip.
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # Every process validates all rows, so there is nothing to bring together.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    try:
+        if arguments[0] == "compare":
+            CompareCLI(arguments[1:]).compare()
+        elif arguments[0] == "crosscheck":
+            MatrixCLI(arguments[1:]).run_matrix()
+        else:
+            TruelineCLI(arguments)
+    except MisconfigurationException as error:
+        raise RequestError(one_line(str(error))) from error
+    except OSError as error:
+        raise RequestError(
+            f"expected to read and write files, found: {error}; choose other paths, such as "
+            "--trainer.default_root_dir"
+        ) from error
+
+
+class CompareCLI(TruelineCLI):
+    """`trueline compare`: the options of `fit`, for a training beside three others."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(args, run=False, prog="trueline compare")
+
+    def compare(self) -> None:
+        """Run the four rungs."""
+        if self.options.trainer.logger not in (None, True, False):
+            raise RequestError("--trainer.logger: compare logs for itself; leave it out")
+        check_request(self.trainer, self.model, self.datamodule)
+        self.before_fit()
+        compare(self.trainer, self.model, self.datamodule)
+
+    def default_logger(self) -> Logger:
+        """Log into `lightning_logs/compare_N/4-lightning`, beside the other rungs."""
+        folder = self.next_folder("compare")
+        return TensorBoardLogger(
+            folder.parent, folder.name, version="4-lightning", default_hp_metric=False
+        )
+
+    def callbacks(self, given: list[Callback]) -> list[Callback]:
+        """Return those of fit but its report: compare prints a table of its own."""
+        return [c for c in super().callbacks(given) if not isinstance(c, Report)]
+
+
+class MatrixCLI(TruelineCLI):
+    """`trueline crosscheck`: the options of `fit`, for a training under many settings."""
+
+    def __init__(self, args: list[str]) -> None:
+        ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        for name in MATRIX_OPTIONS:
+            ours.add_argument(f"--{name}")
+        self.given = ours.parse_known_args(args)[1]  # the rest is for fit
+        super().__init__(args, run=False, prog="trueline crosscheck")
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what chooses the settings before the options of fit."""
+        for name, text in MATRIX_OPTIONS.items():
+            parser.add_argument(f"--{name}", type=str, default="", help=text)
+        super().add_core_arguments_to_parser(parser)
+        parser.set_defaults({"trainer.max_epochs": EPOCHS, "trainer.accelerator": "cpu"})
+
+    def run_matrix(self) -> None:
+        """Train under every setting."""
+        chosen = [self.options[name].split(",") for name in MATRIX_OPTIONS]
+        accelerators, precisions, devices = ([e for e in entries if e] for entries in chosen)
+        if not all(count.isdigit() and int(count) > 0 for count in devices):
+            raise RequestError(f"--devices: expected numbers above 0, found {self.options.devices}")
+        settings = available_settings(accelerators, precisions, [int(n) for n in devices])
+        options = [f"--trainer.max_epochs={EPOCHS}", *self.given]
+        run_matrix(settings, options, self.next_folder("crosscheck"))
