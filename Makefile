@@ -26,7 +26,7 @@ alarms: .venv/installed-test    ## 10,000 healthy trainings, none may exceed its
 	$(BIN)/python benchmarks/false_alarms.py --out benchmarks/results/$$(date +%F)-false-alarms.md
 
 cost: .venv/installed           ## what checking every step costs
-	$(BIN)/python benchmarks/crosscheck_cost.py
+	$(BIN)/python benchmarks/crosscheck_cost.py --out benchmarks/results/$$(date +%F)-crosscheck-cost.md
 
 tensorboard: .venv/installed    ## look at the runs in lightning_logs
 	$(BIN)/tensorboard --logdir lightning_logs

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,12 @@ def cli(
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Callable[..., Run]:
-    """Return a caller of `python -m MODULE ...` as a process of its own: slower, but for real."""
+def python(tmp_path: Path) -> Callable[..., Run]:
+    """Return a caller of Python as a process of its own: slower, but for real."""
 
-    def call(module: str, *arguments: str, cwd: Path = tmp_path) -> Run:
+    def call(*arguments: str, cwd: Path = tmp_path) -> Run:
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, *arguments],
             cwd=cwd,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -96,3 +97,9 @@ def process(tmp_path: Path) -> Callable[..., Run]:
         return Run(done.returncode, done.stdout, done.stderr, cwd)
 
     return call
+
+
+@pytest.fixture
+def process(python: Callable[..., Run]) -> Callable[..., Run]:
+    """Return a caller of `python -m MODULE ...`."""
+    return partial(python, "-m")

@@ -406,3 +406,9 @@ def test_lr_above_the_limit_is_told_before_the_numbers_overflow(cli: Cli) -> Non
     limit = 2 / np.linalg.svd(A, compute_uv=False)[0] ** 2 / (2 / 15)
     assert run.result()["largest_stable_lr"] == pytest.approx(limit, rel=1e-12)
     assert "no: lr is above the largest stable one, 0.004938" in run.stdout
+
+
+def test_one_process_speaks_for_all(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    run = cli("train")
+    assert (run.status, run.stderr) == (2, "")

@@ -1,9 +1,7 @@
-"""Several processes: rows that Lightning's own sampler serves twice are told."""
+"""Several processes: what Lightning's own sampler serves twice, and a process that goes astray."""
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,16 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from trueline.crosscheck import CrossCheck
+from trueline.data import DummyData
 from trueline.module import LinearRegression
 from trueline.reference.article import X, y
+
+
+class Astray(LinearRegression):
+    def on_train_end(self) -> None:
+        if self.global_rank == 1:  # after the last step
+            self.bias.data += 1
+
 
 if __name__ == "__main__":
     path = pathlib.Path(sys.argv[1])
@@ -40,31 +46,28 @@ if __name__ == "__main__":
         default_root_dir=path.parent,
     )
     dataset = TensorDataset(torch.tensor(X), torch.tensor(y))
-    trainer.fit(LinearRegression(init="zeros"), DataLoader(dataset, 4))
+    if sys.argv[2] == "padded":
+        trainer.fit(LinearRegression(init="zeros"), DataLoader(dataset, 4))
+    else:
+        trainer.fit(Astray(), DummyData(4))
     if trainer.is_global_zero:
         path.write_text(json.dumps(check.report()))
 """
 
 
-def report_of(tmp_path: Path) -> dict[str, Any]:
-    """Train two epochs on two processes with stock loader and sampler; return the report."""
-    script, path = tmp_path / "padded.py", tmp_path / "report.json"
+def report_of(python: Callable[..., Any], tmp_path: Path, training: str) -> dict[str, Any]:
+    """Train two epochs on two processes; return the report of the first."""
+    script, path = tmp_path / "script.py", tmp_path / "report.json"
     script.write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(script), str(path)],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = python(str(script), str(path), training)
+    assert done.status == 0, done.stderr
     return json.loads(path.read_text())
 
 
-def test_row_that_a_padding_sampler_serves_twice_is_told(tmp_path: Path) -> None:
-    report = report_of(tmp_path)
+def test_row_that_a_padding_sampler_serves_twice_is_told(
+    python: Callable[..., Any], tmp_path: Path
+) -> None:
+    report = report_of(python, tmp_path, "padded")
     assert report["steps_checked"] == 4
     assert not report["passed"]
     failure = report["first_failure"]
@@ -74,3 +77,13 @@ def test_row_that_a_padding_sampler_serves_twice_is_told(tmp_path: Path) -> None
     assert failure["cause"] == f"row {first} served more than once"
     # Of the rows that were served, each step was right.
     assert report["worst_ratio"] <= 1
+
+
+def test_process_that_goes_astray_at_the_end_is_told_by_all(
+    python: Callable[..., Any], tmp_path: Path
+) -> None:
+    report = report_of(python, tmp_path, "astray")
+    assert not report["passed"]
+    assert report["epochs_counted"] == 2
+    assert report["first_failure"]["quantity"] == "process 1"
+    assert "not those of process 0" in report["first_failure"]["cause"]

@@ -149,3 +149,17 @@ def test_small_numbers_are_judged_in_float64(make_trainer: Any) -> None:
     trainer = make_trainer(callbacks=[CrossCheck()])
     with pytest.raises(CheckFailed, match=r"loss at step 1: .* the loss is halved"):
         trainer.fit(Halved(init="zeros"), data)
+
+
+class SkipsAnEpoch(LinearRegression):
+    """Leaves out the second epoch, in Lightning's own way."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        return -1 if self.current_epoch == 1 else None
+
+
+def test_batch_that_was_skipped_is_in_no_window(make_trainer: Any) -> None:
+    check = CrossCheck(count_rows=False)
+    make_trainer(callbacks=[check]).fit(SkipsAnEpoch(lr=1e-4), DummyData(batch_size=5))
+    assert check.report()["passed"]
+    assert check.report()["steps_checked"] == 4 * 3

@@ -194,6 +194,44 @@ def test_setting_that_ends_without_a_result_says_why(
     assert f"\ncpu 64-true x1: {said}\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("check", "status", "reason"),
+    [
+        ({"passed": False, "first_failure": "expected a step"}, 1, "expected a step"),
+        (
+            {
+                "passed": False,
+                "first_failure": {
+                    "quantity": "lr",
+                    "step": 3,
+                    "cause": "the schedule was left out",
+                },
+            },
+            0,
+            "lr at step 3 (the schedule was left out)",
+        ),
+        ({"passed": True, "first_failure": None}, 1, "diverged"),
+    ],
+)
+def test_setting_fails_where_its_run_did(
+    tmp_path: Path, monkeypatch: Any, capsys: Any, check: Any, status: int, reason: str
+) -> None:
+    ratios = {"loss": 2.0, "gradient": 0.5, "parameters": 0.5}
+    report = {**check, "steps_checked": 3, "worst_ratios": ratios, "free_run": None}
+    result = {"crosscheck": report, "error": "diverged", "weight": 1.0, "bias": 2.0}
+
+    def ends(*_: Any, **__: Any) -> Any:
+        folder = tmp_path / "runs/cpu-64-true-x1"
+        folder.mkdir()
+        (folder / "result.json").write_text(json.dumps(result | {"loss": 1.0, "seconds": 1.0}))
+        return subprocess.CompletedProcess([], status, "", "")
+
+    monkeypatch.setattr(matrix.subprocess, "run", ends)
+    with pytest.raises(CheckFailed, match="under cpu 64-true x1"):
+        run_matrix([Setting("cpu", "64-true", 1)], [], tmp_path / "runs")
+    assert f"\ncpu 64-true x1: {reason}\n" in capsys.readouterr().out
+
+
 def test_setting_that_does_not_end_says_so(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     def waits(command: list[str], timeout: int, **_: Any) -> Any:
         raise subprocess.TimeoutExpired(command, timeout)

@@ -125,3 +125,11 @@ def test_page_shows_the_table_as_it_is_printed(capsys: pytest.CaptureFixture[str
 def test_page_names_all_schedules() -> None:
     refused = WORDS.split("a schedule other than ")[1].split(". And at")[0]
     assert refused.split(" and, in Python, ")[0].split(", ") == list(BY_NAME)
+
+
+def test_page_tells_the_cost_that_was_measured() -> None:
+    reports = (Path(__file__).parent.parent / "benchmarks/results").glob("*-crosscheck-cost.md")
+    costs = re.findall(r"\| (\d+\.\d) % \|", max(reports).read_text())
+    assert len(costs) == 5
+    told = WORDS.split("What it costs")[1]
+    assert re.findall(r"(\d+\.\d) %", told) == costs

@@ -24,6 +24,9 @@ class Interrupt(Callback):
 def _handlers() -> Iterator[None]:
     """Put back the signal handlers, which Lightning changes for good when it is interrupted."""
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    # Whatever this process inherited: a shell has its jobs in the background ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

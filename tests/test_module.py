@@ -304,3 +304,20 @@ def test_early_stopping_sees_the_training_loss_of_each_epoch(make_trainer: Any) 
     trainer = make_trainer(max_epochs=100_000, callbacks=[Scalars(), stop], log_every_n_steps=1000)
     trainer.fit(LinearRegression(lr=0.004, init="zeros"), DummyData())
     assert 100 < trainer.global_step < 10_000
+
+
+@pytest.mark.parametrize(
+    "changed", [{"lr": 2e-4}, {"schedule": {"name": "StepLR", "step_size": 3}}]
+)
+def test_module_goes_on_under_its_schedule_alone(
+    make_trainer: Any, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    options = {"lr": 1e-4, "schedule": {"name": "StepLR", "step_size": 2}}
+    trainer, path = make_trainer(max_epochs=3), tmp_path / "three.ckpt"
+    trainer.fit(LinearRegression(**options), DummyData())
+    trainer.save_checkpoint(path)
+    make_trainer(max_epochs=5).fit(LinearRegression(**options), DummyData(), ckpt_path=path)
+    with pytest.raises(ValueError, match=f"{next(iter(changed))}: expected that of the checkpoint"):
+        make_trainer(max_epochs=5).fit(
+            LinearRegression(**(options | changed)), DummyData(), ckpt_path=path
+        )
