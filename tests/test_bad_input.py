@@ -22,6 +22,7 @@ from trueline.reference.article import X, y
 Cli = Callable[..., Run]
 ROWS = "expected 1 to 15, the number of rows"
 UNREADABLE = "what cannot be read as one"
+LOGGER = "--trainer.logger TensorBoardLogger --trainer.logger.save_dir runs"
 HAS_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 CASES = (
@@ -133,6 +134,49 @@ CASES = (
     ("fit --ckpt_path numbers.ckpt", "ckpt_path|numbers.ckpt|state_dict"),
     ("fit --ckpt_path bare.ckpt", "ckpt_path|bare.ckpt|trueline fit"),
     ("fit --ckpt_path lr.ckpt", "ckpt_path|lr.ckpt|lr"),
+    ("fit --ckpt_path instantiator.ckpt", "instantiator.ckpt|plain values|imported|use another"),
+    ("predict --ckpt_path instantiator.ckpt", "instantiator.ckpt|plain values|imported"),
+    ("fit --ckpt_path class_path.ckpt", "class_path.ckpt|plain values|imported"),
+    ("fit --ckpt_path schedule.ckpt", "schedule.ckpt|a class in torch.optim.lr_scheduler|system"),
+    ("fit --ckpt_path listed.ckpt", "listed.ckpt|plain values"),
+    ("fit --ckpt_path later.ckpt", "later.ckpt|expected a checkpoint of format 1|found format 2"),
+    ("fit --ckpt_path unversioned.ckpt", "unversioned.ckpt has no trueline_format|trueline fit"),
+    ("fit --ckpt_path lightning3.ckpt", "lightning3.ckpt|of Lightning 2.6|found 3.0|install"),
+    ("fit --ckpt_path lightningx.ckpt", "lightningx.ckpt|of Lightning 2.6|found new"),
+    ("fit --ckpt_path integers.ckpt", "integers.ckpt|finite real parameters|torch.int64"),
+    ("validate --ckpt_path nan.ckpt", "nan.ckpt|finite real parameters|nan|use another"),
+    ("fit --ckpt_path single.ckpt", "single.ckpt|of torch.float64|found torch.float32|precision"),
+    (
+        "fit --trainer.precision 32-true --ckpt_path last",
+        "expected weight of torch.float32|--trainer.precision 32-true|found torch.float64",
+    ),
+    ("fit --ckpt_path buffer.ckpt", "buffer.ckpt|state of one SGD|momentum buffers|(7,)"),
+    ("fit --ckpt_path optimizers.ckpt", "optimizers.ckpt|state of one SGD optimizer"),
+    ("fit --ckpt_path optimizer.ckpt", "optimizer.ckpt|state of one SGD optimizer"),
+    ("fit --ckpt_path loops.ckpt", "loops.ckpt|Lightning's loops stood|use another"),
+    ("fit --ckpt_path window.ckpt", "window.ckpt|between the batches that are accumulated"),
+    ("fit --ckpt_path unended.ckpt", "unended.ckpt|last step of an epoch|would be left out"),
+    ("fit --ckpt_path http://127.0.0.1:9/x.ckpt", "expected to read http://127.0.0.1:9/x.ckpt"),
+    ("fit --ckpt_path nothing://x.ckpt", "expected to read nothing://x.ckpt|found|give another"),
+    (
+        "fit --trainer.callbacks ModelCheckpoint --trainer.callbacks.save_last true",
+        "save_last: expected none|leave it out|every_n_steps",
+    ),
+    (
+        "fit --trainer.callbacks trueline.checkpoints.saving.Checkpoints "
+        "--trainer.callbacks.every_n_steps 0",
+        "every_n_steps: expected 1 or more; found 0",
+    ),
+    # Configs with Python in them, and paths that lead out.
+    ("fit --config python.yaml", "--config python.yaml|expected YAML|python/object/apply"),
+    ("fit --config name.yaml", "--config name.yaml|expected YAML|python/name"),
+    (
+        "fit --model.schedule '!!python/object/apply:os.mkdir [executed]'",
+        "--model.schedule: expected dict|python/object/apply|see trueline fit --help",
+    ),
+    (f"fit {LOGGER} --trainer.logger.name ../..", "expected one inside runs|leave .. out"),
+    (f"fit {LOGGER} --trainer.logger.version ../../x", "expected one inside runs|leave .. out"),
+    (f"predict {LOGGER} --trainer.logger.name /tmp/x", "expected one inside runs|/tmp/x"),
 )
 
 
@@ -162,6 +206,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "null.yaml": b"trainer: null\n",
         "key.yaml": b"modle:\n  lr: 0.1\n",
         "empty.ckpt": b"",
+        "python.yaml": b"model: !!python/object/apply:os.mkdir [executed]\n",
+        "name.yaml": b"model:\n  lr: !!python/name:os.mkdir\n",
     }
     saved = folder / "lightning_logs/version_0/checkpoints/last.ckpt"
     whole = saved.read_bytes()
@@ -176,6 +222,39 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "numbers": good | {"state_dict": {"weight": 1.0, "bias": 2.0}},
         "bare": {"state_dict": good["state_dict"]},
         "lr": good | {"hyper_parameters": {"lr": "fast"}},
+    }
+    parameters = good["hyper_parameters"]
+    [optimizer] = good["optimizer_states"]
+    state = good["state_dict"]
+    for name, value in {
+        "instantiator": parameters | {"_instantiator": "lightning.pytorch.cli.instantiate_module"},
+        "class_path": parameters | {"class_path": "os.system", "init_args": {"command": "ls"}},
+        "schedule": parameters | {"schedule": {"name": "os.system", "command": "mkdir executed"}},
+        "listed": list(parameters),
+    }.items():
+        checkpoints[name] = good | {"hyper_parameters": value}
+    buffers = {k: {"momentum_buffer": torch.zeros(7)} for k in (0, 1)}
+    fit = good["loops"]["fit_loop"]
+    batches = fit["epoch_loop.batch_progress"]
+    total, current = fit["epoch_progress"]["total"], fit["epoch_progress"]["current"]
+    unended = fit | {
+        "epoch_progress": {"total": total, "current": current | {"processed": 1, "completed": 1}},
+        "epoch_loop.batch_progress": batches | {"total": batches["total"] | {"completed": 1}},
+    }
+    checkpoints |= {
+        "later": good | {"trueline_format": 2},
+        "unversioned": {n: value for n, value in good.items() if n != "trueline_format"},
+        "lightning3": good | {"pytorch-lightning_version": "3.0.1"},
+        "lightningx": good | {"pytorch-lightning_version": "new"},
+        "integers": good | {"state_dict": {n: value.long() for n, value in state.items()}},
+        "nan": good | {"state_dict": {n: value * torch.nan for n, value in state.items()}},
+        "single": good | {"state_dict": {n: value.float() for n, value in state.items()}},
+        "buffer": good | {"optimizer_states": [optimizer | {"state": buffers}]},
+        "optimizers": good | {"optimizer_states": [optimizer, optimizer]},
+        "optimizer": good | {"optimizer_states": [{"momentum": 1.0}]},
+        "loops": good | {"loops": {"fit_loop": 1}},
+        "window": good | {"inside_step": True},
+        "unended": good | {"loops": good["loops"] | {"fit_loop": unended}},
     }
     for name, content in checkpoints.items():
         torch.save(content, folder / f"{name}.ckpt")

@@ -74,6 +74,22 @@ def wide(n_features: int, n_targets: int, weighted: bool = False) -> tuple[str, 
     return ("--data=test_cli.Wide", *own, "--crosscheck=off")
 
 
+class Fives(DummyData):
+    """The article's points, five at a time unless another number is given."""
+
+    def __init__(self, batch_size: int = 5, shuffle: bool = True) -> None:
+        super().__init__(batch_size, shuffle)
+
+
+def test_data_class_of_ones_own_has_its_own_defaults(cli: Cli) -> None:
+    shown = yaml.safe_load(cli("fit", "--data=test_cli.Fives", "--print_config").stdout)
+    assert shown["data"]["init_args"] == {"batch_size": 5, "shuffle": True}
+    typed = cli("fit", "--data=test_cli.Fives", "--data.batch_size=3", "--print_config").stdout
+    assert yaml.safe_load(typed)["data"]["init_args"] == {"batch_size": 3, "shuffle": True}
+    run = cli("fit", "--data=test_cli.Fives", "--trainer.max_epochs=2")
+    assert run.result()["steps"] == 6
+
+
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help_names_every_command(option: str, cli: Cli) -> None:
     run = cli(option)

@@ -39,8 +39,8 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def test_configs_are_all_found() -> None:
-    assert {path.stem for path in CONFIGS} >= {"dummy", "cpu", "gpu"}
-    assert {path.stem for path in OVERLAYS} >= {"cpu", "gpu"}
+    assert {path.stem for path in CONFIGS} >= {"dummy", "cpu", "gpu", "ddp"}
+    assert {path.stem for path in OVERLAYS} >= {"cpu", "gpu", "ddp"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -68,8 +68,10 @@ def test_dummy_config_spells_the_defaults_out(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_trains(path: Path, cli: Cli, tmp_path: Path) -> None:
-    run = cli("fit", *options(path), "--trainer.max_epochs", "3")
+def test_config_trains(path: Path, cli: Cli, process: Cli, tmp_path: Path) -> None:
+    command = ("fit", *options(path), "--trainer.max_epochs", "3")
+    # Lightning starts the other processes by the command line of this one.
+    run = process("trueline", *command) if path.stem == "ddp" else cli(*command)
     if path.stem == "gpu" and not torch.cuda.is_available():
         assert run.status == 2
         assert "--trainer.accelerator gpu: expected such a device" in run.stderr
@@ -78,6 +80,7 @@ def test_config_trains(path: Path, cli: Cli, tmp_path: Path) -> None:
     assert run.status == 0, run.stderr
     result = run.result()
     assert (result["epochs"], result["crosscheck"]["passed"]) == (3, True)
+    assert result["environment"]["devices"] == (2 if path.stem == "ddp" else 1)
     expected = {"cpu": "cpu", "gpu": "cuda"}.get(path.stem, result["environment"]["accelerator"])
     assert result["environment"]["accelerator"] == expected
 

@@ -55,9 +55,9 @@ def test_resumed_training_passes(
     save(make_trainer, tmp_path, data(), **options)
     report = resume(make_trainer, tmp_path / f"step={step}.ckpt", data(), **options).report()
     assert report["passed"]
-    assert report["steps_checked"] == 16 - step
-    # That which was saved after an epoch's last step was counted before.
-    assert report["epochs_counted"] == (4 if step < 4 else 3 if step < 8 else 2)
+    assert report["steps_checked"] == 16  # those before the checkpoint too
+    # Lightning's own checkpoint after an epoch's last step leaves out the end of that epoch.
+    assert report["epochs_counted"] == (3 if step in (4, 8) else 4)
 
 
 def tampered(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, Trainer
 
+from trueline import commands
 from trueline.lightning_cli import TruelineCLI
 
 
@@ -32,6 +33,17 @@ def _handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def test_interrupted_before_or_after_training_it_says_so(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "run", interrupted)
+    run = cli("validate")
+    assert (run.status, run.stderr) == (1, "trueline: error: interrupted\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_says_how_to_go_on(
     cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, number: int
@@ -47,7 +59,7 @@ def test_interrupted_run_says_how_to_go_on(
         run = cli(*fit)
     assert run.status == 1
     assert run.stderr.count("\n") == 1
-    assert "interrupted after step 30; go on" in run.stderr
+    assert "after step 30, and saved; to go on, run trueline fit" in run.stderr
     assert run.result()["error"]
     again = cli(*fit, "--ckpt_path", "last")
     assert again.status == 0, again.stderr

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from trueline import __version__
 from trueline.errors import CheckFailed, RequestError
@@ -30,6 +31,10 @@ usage: trueline COMMAND [OPTIONS]
 
 Runs land in lightning_logs/version_N; tensorboard --logdir lightning_logs shows them.
 """
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""Where the environment may say which process of a training this is."""
+LONGEST = 2_000
+"""Characters of a message; more are not read."""
 COMMANDS = ("fit", "validate", "test", "predict", "compare", "crosscheck")
 
 
@@ -59,22 +64,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # while importing: others' deprecations
-        from trueline import commands
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # while importing: others' deprecations
+            from trueline import commands
         commands.run(arguments)
+        status = 0
+    except (KeyboardInterrupt, SystemExit) as stop:  # but for a training, which says how to go on
+        if isinstance(stop, SystemExit) and not stop.code:
+            raise  # --help and --print_config
+        status = _fail("interrupted", 1)
     except (RequestError, CheckFailed) as error:
-        return _fail(str(error), error.exit_status)
+        status = _fail(str(error), error.exit_status, shared=error.__cause__ is None)
     except Exception as error:
         if os.environ.get("TRUELINE_TRACEBACK"):
             raise
         reason = " ".join(str(error).split()) or "no reason given"
-        return _fail(f"{type(error).__name__}: {reason} (set TRUELINE_TRACEBACK=1 to see where)", 1)
-    return 0
-
-
-def _fail(message: str, status: int) -> int:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes would say the same
-        print(f"trueline: error: {message}", file=sys.stderr)
+        where = "(set TRUELINE_TRACEBACK=1 to see where)"
+        status = _fail(f"{type(error).__name__}: {reason} {where}", 1, shared=False)
+    if _joined():
+        # At its end Python would wait for processes that may be gone, and gloo's threads abort it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     return status
+
+
+def _fail(message: str, status: int, shared: bool = True) -> int:
+    """Say what went wrong; return the exit status.
+
+    Args:
+        message: On one line.
+        status: The exit status.
+        shared: Whether all processes of the training would say so; then the first one does.
+    """
+    # A message may hold what came from a file: no control characters, and no end of it.
+    message = "".join(c if c.isprintable() else " " for c in message)
+    message = message if len(message) <= LONGEST else f"{message[:LONGEST]} …"
+    rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")
+    if not rank.isdigit() or int(rank) == 0:
+        print(f"trueline: error: {message}", file=sys.stderr)
+    elif not shared and _joined():
+        print(f"trueline: error: process {rank}: {message}", file=sys.stderr)
+    return status
+
+
+def _joined() -> bool:
+    """Return whether this process has found the others; until then all do the same."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    return bool(getattr(distributed, "is_initialized", lambda: False)())

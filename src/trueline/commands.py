@@ -2,7 +2,10 @@
 
 import argparse
 import logging
+import re
+import threading
 import warnings
+from collections.abc import Callable
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
@@ -11,11 +14,14 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from trueline.compare import check_request, compare
 from trueline.crosscheck.matrix import EPOCHS, available_settings, run_matrix
-from trueline.errors import RequestError
+from trueline.errors import CheckFailed, RequestError
 from trueline.lightning_cli import TruelineCLI
 from trueline.option_errors import one_line
 from trueline.report import Report
+from trueline.run_folder import claim_folder, next_folder
 
+LOST = r"gloo.*(?i:connection|timed out|timeout)|Connection (closed|reset) by peer|NCCL|TCPStore"
+"""In the messages of torch.distributed when another process does not answer any more."""
 MATRIX_OPTIONS = {
     "accelerators": "Which to try, such as cpu,cuda; all that are there unless given.",
     "precisions": "Which to try, such as 64-true,32-true; all unless given.",
@@ -41,8 +47,10 @@ def run(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message="The dirpath has changed.*")
     # Steps are counted over the run here, not within an epoch, so this interval is no slip.
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    # Every process validates all rows, so there is nothing to bring together.
+    # LinearRegression brings the losses of all processes together itself, by rows.
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    hook = threading.excepthook
+    threading.excepthook = _without_files(hook)
     try:
         if arguments[0] == "compare":
             CompareCLI(arguments[1:]).compare()
@@ -54,9 +62,25 @@ def run(arguments: list[str]) -> None:
         raise RequestError(one_line(str(error))) from error
     except OSError as error:
         raise RequestError(
-            f"expected to read and write files, found: {error}; choose other paths, such as "
-            "--trainer.default_root_dir"
+            f"expected to read and write files, found: {error}; make room or choose other paths, "
+            "such as --trainer.default_root_dir"
         ) from error
+    except RuntimeError as error:
+        if not re.search(LOST, str(error)):
+            raise
+        # Not "from error": what the network said helps nobody, and all that are left would say so.
+        raise CheckFailed(
+            "expected all processes of the training, found that another one has ended; its own "
+            "message says why; to go on from the newest checkpoint, if there is one, add "
+            "--ckpt_path last"
+        ) from None
+    finally:
+        threading.excepthook = hook
+
+
+def _without_files(hook: Callable[..., object]) -> Callable[..., object]:
+    """Leave out what a thread could not write: TensorBoard raises it once more, in the training."""
+    return lambda thread: None if issubclass(thread.exc_type, OSError) else hook(thread)
 
 
 class CompareCLI(TruelineCLI):
@@ -75,7 +99,7 @@ class CompareCLI(TruelineCLI):
 
     def default_logger(self) -> Logger:
         """Log into `lightning_logs/compare_N/4-lightning`, beside the other rungs."""
-        folder = self.next_folder("compare")
+        folder = next_folder(self.runs, "compare")
         return TensorBoardLogger(
             folder.parent, folder.name, version="4-lightning", default_hp_metric=False
         )
@@ -110,4 +134,4 @@ class MatrixCLI(TruelineCLI):
             raise RequestError(f"--devices: expected numbers above 0, found {self.options.devices}")
         settings = available_settings(accelerators, precisions, [int(n) for n in devices])
         options = [f"--trainer.max_epochs={EPOCHS}", *self.given]
-        run_matrix(settings, options, self.next_folder("crosscheck"))
+        run_matrix(settings, options, claim_folder(self.runs, "crosscheck"))

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -21,10 +22,9 @@ class StopWhenNotFinite(Callback):
         CheckFailed: Naming the step and the largest stable learning rate for the data.
     """
 
-    def on_before_backward(
-        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
-    ) -> None:
-        """Look at the loss before its gradient is taken."""
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the loss before the step, the same in all processes."""
+        loss: Any = pl_module.step_loss
         if not math.isfinite(loss.item()):  # on a GPU this waits for the step, as printing does
             raise CheckFailed(_message(trainer, pl_module, trainer.global_step + 1, "loss", loss))
 
@@ -35,8 +35,12 @@ class StopWhenNotFinite(Callback):
                 raise CheckFailed(_message(trainer, pl_module, trainer.global_step, name, value))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def stable_limit(data: RegressionData, hyperparameters: Mapping[str, Any]) -> float:
-    """Return `largest_stable_lr` for all rows of `data` and the hyperparameters that it knows."""
+    """Return `largest_stable_lr` for all rows of `data` and the hyperparameters that it knows.
+
+    Of data so large that it cannot be worked out, it is 0.
+    """
     known = inspect.signature(largest_stable_lr).parameters.keys() & hyperparameters.keys()
     options = {name: hyperparameters[name] for name in known} | {"n_targets": data.n_targets}
     weights = None if data.sample_weight is None else data.sample_weight.numpy()
@@ -53,6 +57,8 @@ def _message(
     if not isinstance(data, RegressionData) or "lr" not in h:
         return f"{message}; lower the learning rate"
     limit = stable_limit(data, h)
+    if not limit:
+        return f"{message}; the data is too large for its squares; scale it"
     if h.lr < limit:
         return (
             f"{message}; lr {h.lr} is below the largest stable one for the whole data, "

@@ -9,11 +9,15 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import CheckpointIO
 
-from trueline import checkpoint
+from trueline.checkpoints import loading
+from trueline.checkpoints.kept_options import keep, recall
+from trueline.checkpoints.saving import Checkpoints
+from trueline.checkpoints.whole_files import WholeCheckpoints
 from trueline.crosscheck import CrossCheck
 from trueline.divergence import StopWhenNotFinite
 from trueline.errors import CheckFailed, RequestError
@@ -21,8 +25,9 @@ from trueline.module import LinearRegression
 from trueline.option_errors import check_configs, check_counts, one_line, with_remedy
 from trueline.predictions import PredictionWriter
 from trueline.progress_bar import TrainingBar
-from trueline.report import Report
-from trueline.tensorboard import Scalars
+from trueline.report import Report, print_start
+from trueline.run_folder import open_folder
+from trueline.tensorboard import RunLogger, Scalars
 
 TRAINER_DEFAULTS = {
     # What the article's 15 points need at its learning rate, until the ninth digit stands still.
@@ -55,7 +60,8 @@ class TruelineCLI(LightningCLI):
 
     def __init__(self, args: list[str], run: bool = True, prog: str = "trueline") -> None:
         self.parsers: list[LightningArgumentParser] = []
-        self.checkpoint_path: Path | None = None
+        self.checkpoint_path: str | None = None
+        self.kept_options: dict[str, Any] = {}
         self.subcommand: str | None = args[0] if run else None
         self.prog = prog
         # Errors come here as exceptions, and no option may be abbreviated: that hides typos.
@@ -85,12 +91,6 @@ class TruelineCLI(LightningCLI):
     def runs(self) -> Path:
         """The folder that holds one folder a run."""
         return Path(self.options.trainer.default_root_dir or "") / "lightning_logs"
-
-    def next_folder(self, name: str) -> Path:
-        """Return the folder `NAME_N` for the next run that goes by a name of its own."""
-        numbers = [path.name.removeprefix(f"{name}_") for path in self.runs.glob(f"{name}_*")]
-        taken = [int(number) for number in numbers if number.isdigit()]
-        return self.runs / f"{name}_{max(taken, default=-1) + 1}"
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add model and data before the Trainer, so that --help shows them first."""
@@ -123,14 +123,12 @@ class TruelineCLI(LightningCLI):
         try:
             self.config = parser.parse_args([a for a in arguments if "--print_config" not in a])
             self.subcommand = self.config.get("subcommand")
-            if path := self._requested_checkpoint():
-                self.checkpoint = checkpoint.load(path, resume=self.subcommand == "fit")
-                known = set(inspect.signature(LinearRegression).parameters)
-                known -= {"n_features", "n_targets"}  # linked to the data
-                saved = self.checkpoint.get("hyper_parameters", {})
-                for each in self.parsers:
-                    each.set_defaults({f"model.{k}": v for k, v in saved.items() if k in known})
+            # Else the options of the default class would stay behind where another is asked for.
+            self._set_defaults({"data": {"class_path": self.options.data.class_path}})
+            if (path := self._requested_checkpoint()) is not None:
+                self.checkpoint = loading.load(path, resume=self.subcommand == "fit")
                 self.checkpoint_path = path
+                self._default_to_checkpoint()
             self.config = parser.parse_args(arguments)
         except RequestError:
             raise
@@ -141,14 +139,35 @@ class TruelineCLI(LightningCLI):
             message = with_remedy(one_line(str(error)), options, command)
             raise RequestError(message) from error
         check_counts(self.options)
+        self.kept_options = keep(self.options)
         if self.subcommand:
             # Lightning would parse the checkpoint next, and let its values win over typed ones.
             self.options.ckpt_path = None
 
+    def _default_to_checkpoint(self) -> None:
+        """Take the checkpoint's options where nothing else is said."""
+        known = set(inspect.signature(LinearRegression).parameters)
+        known -= {"n_features", "n_targets"}  # linked to the data
+        saved = self.checkpoint["hyper_parameters"]
+        defaults = {f"model.{name}": value for name, value in saved.items() if name in known}
+        data = dict(self.options.data.get("init_args") or {})
+        of_data = {}
+        for name, value in recall(self.checkpoint, self.subcommand == "fit").items():
+            if not name.startswith("data."):
+                defaults[name] = value
+            elif name.removeprefix("data.") in data:
+                of_data[name.removeprefix("data.")] = value
+        defaults["data"] = {"class_path": self.options.data.class_path, "init_args": of_data}
+        self._set_defaults(defaults)
+
+    def _set_defaults(self, defaults: dict[str, Any]) -> None:
+        for parser in self.parsers:
+            parser.set_defaults(defaults)
+
     def before_instantiate_classes(self) -> None:
         """Give the checkpoint back, and leave GPUs without float64 aside."""
         if self.checkpoint_path:
-            self.options.ckpt_path = str(self.checkpoint_path)
+            self.options.ckpt_path = self.checkpoint_path
         trainer = self.options.trainer
         if trainer.accelerator == "auto" and torch.backends.mps.is_available():
             # Apple's GPU has no float64.
@@ -171,7 +190,7 @@ class TruelineCLI(LightningCLI):
         except (argparse.ArgumentError, ValueError, TypeError, AttributeError) as error:
             raise RequestError(one_line(str(error))) from error
         if self.checkpoint_path:
-            checkpoint.check_shapes(self.checkpoint_path, self.checkpoint, self.model)
+            loading.check_fits(self.checkpoint_path, self.checkpoint, self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our callbacks beside those that the user asked for."""
@@ -188,6 +207,12 @@ class TruelineCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = self.callbacks(
             given if isinstance(given, list) else [given]
         )
+        plugins = init.trainer.plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            loaded = self.checkpoint_path and (self.checkpoint_path, self.checkpoint)
+            plugins = [*plugins, WholeCheckpoints(loaded or None)]
+        kwargs["plugins"] = plugins
         for name in ("check_val_every_n_epoch", "log_every_n_steps", "accelerator"):
             kwargs[name] = options[name]
         return super().instantiate_trainer(**kwargs)
@@ -208,10 +233,10 @@ class TruelineCLI(LightningCLI):
 
     def default_logger(self) -> Logger:
         """Log for TensorBoard into `lightning_logs/version_N`."""
-        return TensorBoardLogger(self.runs.parent, self.runs.name, default_hp_metric=False)
+        return RunLogger(self.runs)
 
     def callbacks(self, given: list[Callback]) -> list[Callback]:
-        """Return what every run gets; a bar or checkpoints of the user's own replace ours."""
+        """Return what every run gets; a bar of the user's own replaces ours."""
         options = self.options.trainer
         own_bar = any(isinstance(c, ProgressBar) for c in given)
         bar = [TrainingBar()] if options.enable_progress_bar is not False and not own_bar else []
@@ -222,10 +247,13 @@ class TruelineCLI(LightningCLI):
         if self.options.crosscheck not in ("off", False):
             check = CrossCheck(on_failure=self.options.crosscheck, free_run=self.options.free_run)
             mine.insert(1, check)
-        own_saver = any(isinstance(c, ModelCheckpoint) for c in given)
         unsaved = options.enable_checkpointing is False or options.logger is False
-        if not (unsaved or own_saver or options.fast_dev_run):
-            mine.append(ModelCheckpoint(filename="{step}", save_last=True))
+        if not (unsaved or options.fast_dev_run):
+            own = [c for c in given if isinstance(c, Checkpoint)]
+            _check_savers(own)
+            savers = [c for c in own if isinstance(c, Checkpoints)] or [Checkpoints(named=not own)]
+            savers[0].options = self.kept_options
+            mine += [saver for saver in savers if saver not in given]
         return [*mine, *bar]
 
     def fit(self, **kwargs: Any) -> None:
@@ -234,13 +262,15 @@ class TruelineCLI(LightningCLI):
             self.trainer.fit(**kwargs)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM
             raise CheckFailed(
-                f"interrupted after step {self.trainer.global_step}; go on from the newest "
-                "checkpoint with the same options and --ckpt_path last"
+                f"interrupted at once, after step {self.trainer.global_step:,}; to go on from the "
+                "newest checkpoint, if there is one, add --ckpt_path last"
             ) from stop
 
     def after_fit(self) -> None:
         """Leave the end of the training as `last.ckpt`."""
-        checkpoint.save_last(self.trainer)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints):
+                callback.save_end(self.trainer)
 
     def before_fit(self) -> None:
         """Refuse what the cross-check cannot follow, and a training that is at its end."""
@@ -248,45 +278,60 @@ class TruelineCLI(LightningCLI):
             if isinstance(callback, CrossCheck):
                 callback.check_settings(self.trainer)
         if self.checkpoint_path:
-            checkpoint.check_unfinished(self.checkpoint_path, self.checkpoint, self.trainer)
+            state = self.checkpoint, self.trainer, self.datamodule
+            loading.check_resumable(self.checkpoint_path, *state)
             try:
                 self.model.check_schedule(self.checkpoint["hyper_parameters"])
             except ValueError as error:
                 raise RequestError(f"--model.{error}") from error
         self.before_predict()
+        logger = self.trainer.logger
+        if self.checkpoint_path and isinstance(logger, RunLogger):
+            run = Path(self.checkpoint_path).resolve().parent.parent
+            logger.carry_on(run, self.checkpoint["global_step"])
+        if self.trainer.is_global_zero:
+            print_start(self.trainer, self.datamodule)
 
     def before_predict(self) -> None:
         """Refuse a log directory that cannot be written or holds another run."""
-        if (
-            not self.trainer.is_global_zero  # the others start when process 0 has begun the run
-            or not self.trainer.loggers
-            or not self.trainer.log_dir
-            or self.options.trainer.fast_dev_run
-        ):
+        logger = self.trainer.logger
+        # The other processes start when process 0 has begun the run.
+        if not logger or not self.trainer.is_global_zero or self.options.trainer.fast_dev_run:
             return
-        directory = Path(self.trainer.log_dir)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory = Path(self.trainer.log_dir or "")
+            open_folder(directory, Path(logger.save_dir or directory))
         except OSError as error:
             raise RequestError(
-                f"log directory: expected to create {directory}, found {error.strerror}; "
+                f"log directory: expected to create {error.filename}, found {error.strerror}; "
                 "choose another with --trainer.default_root_dir"
             ) from error
-        if (directory / "config.yaml").exists():
-            raise RequestError(
-                f"log directory: expected a new one, found the run {directory}; choose another "
-                "version or leave the version out"
-            )
 
     before_validate = before_test = before_predict
 
-    def _requested_checkpoint(self) -> Path | None:
+    def _requested_checkpoint(self) -> str | None:
         """Return the file that --ckpt_path asks for; a line is needed to do anything but fit."""
         if not self.subcommand:
             return None
         asked = self.options.get("ckpt_path")
         if asked is None and self.subcommand != "fit":
-            asked = checkpoint.LAST
-        if asked == checkpoint.LAST:
-            return checkpoint.find_last(self.runs)
-        return None if asked is None else Path(asked)
+            asked = loading.LAST
+        if asked == loading.LAST:
+            return loading.find_last(self.runs)
+        return None if asked is None else str(asked)
+
+
+def _check_savers(callbacks: list[Checkpoint]) -> None:
+    """Refuse a callback that would write `last.ckpt` over that of the run.
+
+    Raises:
+        RequestError: Saying what saves as often as one likes.
+    """
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.save_last and not callback.dirpath:
+            raise RequestError(
+                "--trainer.callbacks.save_last: expected none, since every run has a last.ckpt "
+                f"from which it goes on to the bit; found {callback.save_last}; leave it out, or "
+                "give a dirpath; trueline.checkpoints.saving.Checkpoints with every_n_steps saves "
+                "more often"
+            )

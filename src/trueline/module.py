@@ -8,7 +8,13 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from trueline.epoch_mean import EpochMean
+from trueline.progress import at_step_end, hide_max_steps, restore_max_steps
+
+CHECKPOINT_FORMAT = 1
+"""Of what checkpoints hold; a higher one is from a later version."""
 Batch = tuple[Tensor, ...]
 """`(X, y)`, or `(X, y, sample_weight)`."""
 
@@ -36,7 +42,7 @@ class LinearRegression(LightningModule):
         init: Initial parameters: standard normal, as in the article, or zeros.
         schedule: Of the learning rate: `name`, a class in `torch.optim.lr_scheduler`, its options,
             `interval` (epoch or step, epoch unless given), and for ReduceLROnPlateau `monitor`
-            (train/loss unless given).
+            (train/loss unless given; by steps there is no other).
 
     Raises:
         ValueError: When an argument is out of its range; all that are wrong are said at once.
@@ -71,6 +77,14 @@ class LinearRegression(LightningModule):
         self.bias = torch.nn.Parameter(draw(columns))
         self.mse = torch.nn.MSELoss()
         self._window = _Window()
+        self._mean = EpochMean()
+        self._metrics: dict[str, float] = {}
+        self._max_steps: int | None = None
+
+    @property
+    def step_loss(self) -> Tensor:
+        """The mean squared error over the rows of the latest step, in all batches and processes."""
+        return self._window.mse
 
     def configure_model(self) -> None:
         """Bring the parameters to the Trainer's precision before a checkpoint is loaded into them.
@@ -130,9 +144,7 @@ class LinearRegression(LightningModule):
         X, _, *sample_weight = batch
         if not sample_weight:
             return len(X)
-        # Apple's GPU has no float64.
-        wide = torch.float32 if X.device.type == "mps" else torch.float64
-        return sample_weight[0].sum(dtype=wide).item()
+        return sample_weight[0].sum(dtype=_widest_float(X.device)).item()
 
     def penalty(self) -> Tensor:
         """Return `l1·Σ|weight| + l2·Σweight²`."""
@@ -143,35 +155,68 @@ class LinearRegression(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the objective under `loss`, and the mean squared error alone under `mse`.
 
-        `trueline.tensorboard.Scalars` logs them; `self.log` would cost as much as the step.
+        `trueline.tensorboard.Scalars` logs; `self.log` would cost as much as the step.
         """
-        self._window.batch = batch
         mse = self.loss(batch)
+        self._window.batch, self._window.mse = batch, mse.detach()
         penalised = self.hparams["l1"] or self.hparams["l2"]
         return {"loss": mse + self.penalty() if penalised else mse, "mse": mse.detach()}
 
+    def on_after_backward(self) -> None:
+        """Let callbacks such as EarlyStopping know the loss of the step as `train/loss`."""
+        self.trainer.callback_metrics["train/loss"] = self.step_loss
+
+    def on_train_epoch_end(self) -> None:
+        """Tell a schedule that waits for a plateau, and counts epochs, what it monitors."""
+        scheduler: Any = self.lr_schedulers()
+        by_epoch = isinstance(scheduler, ReduceLROnPlateau) and self._schedule[1] == "epoch"
+        if by_epoch and self.trainer.is_last_batch:
+            scheduler.step(self._monitored())
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a schedule after a step or, but for one that waits for a plateau, after an epoch.
+
+        Lightning would tell that one after the checkpoint of the epoch is saved, and leave out the
+        first epoch of a training that goes on from a checkpoint.
+        """
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+        elif self._schedule[1] == "step":
+            scheduler.step(self.step_loss.item())
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin a mean."""
+        self._mean = EpochMean()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log `val/loss`, the mean over all validation rows, weighted where they have weights."""
+        """Take a batch into `val/loss`, the mean over all rows, weighted where those are."""
+        self._mean.update(self.loss(batch), self.size(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/loss`."""
         # During fit, Scalars logs it at the number of steps taken; Lightning would one earlier.
         fitting = self.trainer.state.fn == "fit"
-        self._log("val/loss", batch, logger=not fitting)
+        self.log("val/loss", self._mean.compute(self.trainer), logger=not fitting)
+
+    def on_test_epoch_start(self) -> None:
+        """Begin a mean."""
+        self._mean = EpochMean()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log `test/loss`, the mean over all test rows, weighted where they have weights."""
-        self._log("test/loss", batch)
+        """Take a batch into `test/loss`, see `validation_step`."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/loss`."""
+        self.log("test/loss", self._mean.compute(self.trainer))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the predictions, shape (n_samples,) or (n_samples, n_targets)."""
         return self(batch[0])  # type: ignore[no-any-return]
 
-    def _log(self, name: str, batch: Batch, logger: bool = True) -> None:
-        # Lightning asks for an int; it multiplies and divides by it, so a sum of weights will do.
-        size: Any = self.size(batch)
-        self.log(name, self.loss(batch), logger=logger, batch_size=size)
-
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
         """Begin a new window of accumulated batches."""
-        self._window.total = 0.0
+        self._window.size = self._window.squares = 0.0
 
     def backward(self, loss: Tensor) -> None:
         """Make the gradient that of the mean over all rows of a step, whatever they came in.
@@ -185,15 +230,18 @@ class LinearRegression(LightningModule):
             loss.backward()
             return
         window = self._window
-        mine, before = self.size(window.batch), window.total
-        size = torch.tensor(mine, dtype=torch.float64, device=loss.device)
-        window.total += trainer.strategy.reduce(size, reduce_op="sum").item()
+        mine, before = self.size(window.batch), window.size
+        mse = window.mse.to(_widest_float(loss.device))
+        sums = torch.stack([torch.full_like(mse, mine), mine * mse])
+        size, squares = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        window.size, window.squares = before + size, window.squares + squares
+        window.mse = torch.as_tensor(window.squares / window.size, dtype=mse.dtype)
         for parameter in self.parameters():
             if before and parameter.grad is not None:
-                parameter.grad.mul_(before / window.total)
+                parameter.grad.mul_(before / window.size)
         # Lightning has divided by the batches in a window, and will by the number of processes.
         undivided = trainer.accumulate_grad_batches * trainer.world_size
-        (loss * (undivided * mine / window.total)).backward()
+        (loss * (undivided * mine / window.size)).backward()
 
     def configure_optimizers(self) -> Any:
         """Return `torch.optim.SGD` with the hyperparameters of this module, and the schedule."""
@@ -203,15 +251,34 @@ class LinearRegression(LightningModule):
         )
         if not h.schedule:
             return optimizer
-        options = dict(h.schedule)
-        config = {"interval": options.pop("interval", "epoch")}
+        options, interval, _ = self._schedule
         scheduler = getattr(torch.optim.lr_scheduler, options.pop("name"))
-        if scheduler is torch.optim.lr_scheduler.ReduceLROnPlateau:
-            config["monitor"] = options.pop("monitor", "train/loss")
         if scheduler is torch.optim.lr_scheduler.OneCycleLR:
             options["cycle_momentum"] = False  # the momentum is the one that was asked for
             options["pct_start"] = float(options.get("pct_start", 0.3))  # torch takes no integer
+        # This module tells a schedule that waits for a plateau itself, see lr_scheduler_step.
+        config = {"interval": interval, "reduce_on_plateau": False}
         return [optimizer], [{"scheduler": scheduler(optimizer, **options), **config}]
+
+    @property
+    def _schedule(self) -> tuple[dict[str, Any], str, str]:
+        """The options of the schedule, what it counts and what it monitors."""
+        options = dict(self.hparams["schedule"])
+        return options, options.pop("interval", "epoch"), options.pop("monitor", "train/loss")
+
+    def _monitored(self) -> Tensor:
+        """Return the metric that the schedule monitors.
+
+        Raises:
+            ValueError: When there is none by its name.
+        """
+        metrics, name = self.trainer.callback_metrics, self._schedule[2]
+        if name not in metrics:
+            raise ValueError(
+                f"schedule: expected under monitor a metric, one of {', '.join(metrics)}; found "
+                f"{name}"
+            )
+        return metrics[name]
 
     def check_schedule(self, saved: Mapping[str, Any]) -> None:
         """Refuse to go on with another schedule, or with another lr under one.
@@ -232,16 +299,39 @@ class LinearRegression(LightningModule):
                     "start anew"
                 )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to go on that neither parameters nor optimizer hold."""
+        checkpoint["trueline_format"] = CHECKPOINT_FORMAT
+        # Lightning's counters say whether; what the gradients were, no checkpoint of it holds.
+        checkpoint["inside_step"] = not at_step_end(self.trainer)
+        # An epoch that ends after a checkpoint is loaded has no metric of its own.
+        checkpoint["metrics"] = {n: float(v) for n, v in self.trainer.callback_metrics.items()}
+
+    def on_train_start(self) -> None:
+        """Bring back the metrics of a checkpoint, and the limit of steps."""
+        if self._max_steps is not None:
+            restore_max_steps(self.trainer, self._max_steps)
+            self._max_steps = None
+        for name, value in self._metrics.items():
+            self.trainer.callback_metrics[name] = torch.tensor(value, dtype=torch.float64)
+        self._metrics = {}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let this module's hyperparameters win over those that a checkpoint's optimizer had."""
         h: Any = self.hparams
         states = checkpoint.get("optimizer_states", ())
+        metrics = checkpoint.get("metrics")
+        metrics = metrics if isinstance(metrics, Mapping) else {}
+        self._metrics = {str(n): v for n, v in metrics.items() if isinstance(v, float)}
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self._max_steps = hide_max_steps(self.trainer)
         if states:
             self.check_schedule(checkpoint.get("hyper_parameters", {}))
         options = inspect.signature(torch.optim.SGD).parameters.keys() & h.keys()
         for state in states:
             for group in state["param_groups"]:
                 group.update({n: h[n] for n in options if not (h.schedule and n == "lr")})
+                group["maximize"] = False
 
 
 class _Window:
@@ -249,11 +339,19 @@ class _Window:
 
     Attributes:
         batch: The one at hand, on this process.
-        total: Size of the batches so far, on all processes.
+        mse: The mean squared error over all rows so far; while a batch is at work, over its own.
+        size: Of the batches so far, on all processes.
+        squares: Sum of their mean squared errors, each times its size.
     """
 
     batch: Batch = ()
-    total = 0.0
+    mse = torch.tensor(torch.nan)
+    size = squares = 0.0
+
+
+def _widest_float(device: torch.device) -> torch.dtype:
+    """Return float64, but for Apple's GPU, which has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _check_shape(name: str, found: Tensor, expected: torch.Size, what: str) -> None:
@@ -298,8 +396,11 @@ def _problems(h: Any) -> list[str]:
 def _schedule_problem(schedule: dict[str, Any]) -> str | None:
     """Say what is wrong with a schedule, if anything."""
     name, interval = schedule.get("name"), schedule.get("interval", "epoch")
+    monitor = schedule.get("monitor", "train/loss")
     if interval not in ("epoch", "step"):
         return f"schedule: interval: expected epoch or step; found {interval}"
+    if interval == "step" and monitor != "train/loss":
+        return f"schedule: monitor: expected train/loss with interval step; found {monitor}"
     scheduler: Any = getattr(torch.optim.lr_scheduler, str(name), None)
     base = torch.optim.lr_scheduler.LRScheduler
     if not isinstance(scheduler, type) or scheduler is base or not issubclass(scheduler, base):

@@ -2,7 +2,7 @@
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -17,8 +17,12 @@ class PredictionWriter(Callback):
     """
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the file."""
+        """Open the file, in the first process alone: it has all rows."""
+        self._file: IO[str] | None = None
+        # All processes ask for the directory, since the first one tells it to the others.
         self.path = Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
+        if not trainer.is_global_zero:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # "x": a file of an earlier run is not overwritten.
         try:
@@ -41,6 +45,8 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write one batch."""
+        if self._file is None:
+            return
         X, predictions = batch[0].tolist(), outputs.reshape(len(outputs), -1).tolist()
         if self._header_due:
             self._rows.writerow([*_names("X", X[0]), *_names("prediction", predictions[0])])
@@ -49,8 +55,9 @@ class PredictionWriter(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the file and say where it is."""
-        self._file.close()
-        print(f"predictions written to {self.path}")
+        if self._file is not None:
+            self._file.close()
+            print(f"predictions written to {self.path}")
 
 
 def _names(name: str, row: list[float]) -> list[str]:

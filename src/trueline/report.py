@@ -1,5 +1,6 @@
 """The end of a run: `result.json`, and the same as a short table."""
 
+import contextlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 import trueline
 from trueline import tensorboard
+from trueline.checkpoints.whole_files import write_whole
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
 from trueline.divergence import stable_limit
@@ -39,12 +41,32 @@ class Report(Callback):
     def __init__(self) -> None:
         self.result: dict[str, Any] | None = None
         self._start: float | None = None
+        self._earlier = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._start = time.perf_counter()
+        """Start the clock, or go on with that of the training before a checkpoint."""
+        self._start, self._earlier = time.perf_counter() - self._earlier, 0.0
+        # Asked for here, where all processes are: the first one tells it to the others.
+        self._log_dir = trainer.log_dir if trainer.logger else None
         self._epochs = trainer.current_epoch
         self._validating = 0.0
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add how long the training took so far."""
+        if self._start is not None:
+            checkpoint["seconds"] = self._seconds(self._start)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note how long the training took before."""
+        seconds = checkpoint.get("seconds")
+        self._earlier = seconds if isinstance(seconds, float) else 0.0
+
+    def _seconds(self, start: float) -> float:
+        return time.perf_counter() - start - self._validating
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count whole passes over the data; Lightning counts one that was cut short as one."""
@@ -67,7 +89,8 @@ class Report(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Write the result of a training that failed after it had started."""
-        self._write(trainer, pl_module, error=str(exception) or type(exception).__name__)
+        with contextlib.suppress(OSError):  # a disk that is full may be why it failed
+            self._write(trainer, pl_module, error=str(exception) or type(exception).__name__)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table, last."""
@@ -79,7 +102,8 @@ class Report(Callback):
             return  # it failed before training, so there is no result
         self.result = summarise(trainer, pl_module) | {
             "epochs": self._epochs,
-            "seconds": time.perf_counter() - self._start - self._validating,
+            "seconds": self._seconds(self._start),
+            "log_dir": os.path.normpath(self._log_dir) if self._log_dir else None,
             "error": error,
         }
         if not trainer.is_global_zero:
@@ -91,17 +115,33 @@ class Report(Callback):
                 metrics["final/worst_ratio"] = check["worst_ratio"]
             tensorboard.log_final(trainer, pl_module, loss, metrics)
         if self.result["log_dir"]:
-            text = json.dumps(_jsonable(self.result), indent=2, allow_nan=False)
-            (Path(self.result["log_dir"]) / "result.json").write_text(text + "\n", "utf-8")
+            text = json.dumps(_jsonable(self.result), indent=2, allow_nan=False) + "\n"
+            path = Path(self.result["log_dir"]) / "result.json"
+            write_whole(path, lambda file: file.write(text.encode()))
+
+
+def print_start(trainer: Trainer, data: Any) -> None:
+    """Say what a step takes in, where that is more than one batch on one process."""
+    batches, processes = trainer.accumulate_grad_batches, trainer.world_size
+    if not isinstance(data, RegressionData) or (batches == 1 and processes == 1):
+        return
+    rows = data.batch_size or data.n_samples
+    least, most = rows // processes, math.ceil(rows / processes)
+    shares = f"{least:,}" if least == most else f"{least:,} or {most:,}"
+    print(
+        f"{min(rows * batches, data.n_samples):,} rows a step"
+        + (f", in batches of {rows:,}" if batches > 1 else "")
+        + (f"; each of {processes} processes has {shares} of a batch" if processes > 1 else "")
+    )
 
 
 def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """Say what a run came to.
 
     Returns:
-        The entries of `result.json` but `epochs`, `seconds` and `error`. What is not known is
-        None: the closed form under an L1 penalty, say, or the correlation where there is more
-        than one feature and one target, or where rows have weights.
+        The entries of `result.json` but `epochs`, `seconds`, `log_dir` and `error`. What is not
+        known is None: the closed form under an L1 penalty, say, or the correlation where there is
+        more than one feature and one target, or where rows have weights.
     """
     h: Any = pl_module.hparams
     parameters = {n: p.detach().cpu().double().numpy() for n, p in pl_module.named_parameters()}
@@ -113,9 +153,6 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         **_fit(getattr(trainer, "datamodule", None), trained, h),
         "steps": trainer.global_step,
         "lr": h.lr,
-        "log_dir": os.path.normpath(trainer.log_dir)
-        if trainer.logger and trainer.log_dir
-        else None,
         "crosscheck": check.report() if check else None,
         "environment": {
             "python": platform.python_version(),
@@ -130,6 +167,7 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     }
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of a training that diverged
 def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     """Hold the trained line against the data and against the closed form."""
     names = "loss n_samples n_features n_targets correlation largest_stable_lr"
@@ -138,8 +176,7 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
         return fit
     X, y = data.X.double().numpy(), data.y.double().numpy()
     weights = None if data.sample_weight is None else data.sample_weight.double().numpy()
-    with np.errstate(over="ignore", invalid="ignore"):
-        fit["loss"] = mean_squared_error(X, y, *trained, weights)
+    fit["loss"] = mean_squared_error(X, y, *trained, weights)
     fit |= {name: getattr(data, name) for name in ("n_samples", "n_features", "n_targets")}
     fit["largest_stable_lr"] = stable_limit(data, h)
     single = data.n_features == data.n_targets == 1 and weights is None
@@ -151,8 +188,7 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
         best = least_squares(X, y, h.l2, h.weight_decay, weights)
     except ValueError:
         return fit  # collinear columns: no single line to compare with
-    with np.errstate(over="ignore", invalid="ignore"):
-        distance = _root_mean_square(predict(X, *trained) - predict(X, *best), weights)
+    distance = _root_mean_square(predict(X, *trained) - predict(X, *best), weights)
     spread = _root_mean_square(y - np.average(y, axis=0, weights=weights), weights)
     spread = np.where(np.ptp(y, axis=0) > 0, spread, 1.0)
     return fit | {

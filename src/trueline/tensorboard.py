@@ -5,12 +5,71 @@ step: the parameters after k steps, with the loss and the gradients at those par
 batch of that step; the last point's loss is over all rows.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
+
+from trueline.run_folder import claim_folder, next_folder
+
+AFTER_STEP = ("val/loss", "crosscheck/worst_ratio")
+"""Tags whose point at step k is logged before step k + 1 begins, and before a checkpoint at k."""
+
+
+class RunLogger(TensorBoardLogger):
+    """Logs into `version_N`, a folder that is made when it is first asked for.
+
+    Args:
+        runs: The folder that holds one folder a run.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        super().__init__(runs.parent, runs.name, default_hp_metric=False)
+        self.runs = runs
+        self._claimed: Path | None = None
+
+    @property
+    def version(self) -> str:
+        """The name of the run's folder; in processes other than the first it is not the run's."""
+        if self._claimed is None:
+            first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+            self._claimed = (claim_folder if first else next_folder)(self.runs, "version")
+        return self._claimed.name
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers.
+
+        Raises:
+            OSError: When they cannot be written; Lightning says that they are not supported.
+        """
+        try:
+            super().log_metrics(metrics, step)
+        except ValueError as error:
+            raise (error.__cause__ if isinstance(error.__cause__, OSError) else error) from None
+
+    @rank_zero_only
+    def carry_on(self, run: Path, steps: int) -> None:
+        """Begin with the curves of another run, as far as they go before a checkpoint of it.
+
+        Args:
+            run: The folder of that run, which stays as it is. Without curves, nothing is carried.
+            steps: That it had taken when the checkpoint was made.
+        """
+        if not any(run.glob("events.out.tfevents.*")):
+            return
+        events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            end = steps + 1 if tag in AFTER_STEP else steps
+            for point in events.Scalars(tag):
+                if point.step < end:
+                    self.experiment.add_scalar(tag, point.value, point.step, point.wall_time)
 
 
 class Scalars(Callback):
@@ -34,14 +93,18 @@ class Scalars(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add the loss and log the point; let callbacks such as EarlyStopping know the loss."""
-        loss = outputs.get("mse", outputs["loss"])
-        # Lightning's self.log would do this too, at the price of a whole step each time.
-        trainer.callback_metrics["train/loss"] = loss
+        """Add the loss and log the point."""
         if self._row is not None and trainer.logger:
-            self._row["train/loss"] = loss.item()
+            self._row["train/loss"] = pl_module.step_loss.item()  # type: ignore[operator]
             trainer.logger.log_metrics(self._row, self._step)
         self._row = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put on disk what was logged, so that a training can go on from here with whole curves."""
+        for logger in trainer.loggers:
+            logger.save()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation loss at the number of steps taken."""

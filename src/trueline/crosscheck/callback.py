@@ -11,22 +11,24 @@ unwatched.
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from trueline.crosscheck.free_run import FreeRun
 from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.learning_rate import Interval, MeantLr
 from trueline.crosscheck.ledger import EpochEnd, Ledger
 from trueline.crosscheck.meant import from_hyperparameters, meant_clipping, meant_schedule
-from trueline.crosscheck.reading import training_rows
+from trueline.crosscheck.reading import gather, training_rows
 from trueline.crosscheck.recorder import Recorder
 from trueline.crosscheck.refusals import arithmetic_of, refuse, refused_in_model, refused_settings
-from trueline.crosscheck.rows import RowCount, fingerprints, same_kind
+from trueline.crosscheck.rows import RowCount, fingerprints, n_rows, same_kind
 from trueline.crosscheck.step import Reference
 from trueline.crosscheck.verdict import Failure, Tally
-from trueline.errors import CheckFailed
+from trueline.errors import CheckFailed, RequestError
 from trueline.reference import SGD, LeastSquares
 from trueline.reference.plateau import ReduceLROnPlateau
 from trueline.reference.schedules import Schedule
@@ -154,10 +156,13 @@ class CrossCheck(Callback):
         self._metric_due = False
         self._logged = trainer.global_step
 
+    @np.errstate(all="ignore")  # a training that diverges is for StopWhenNotFinite to tell
     def _open_ledger(self, trainer: Trainer, batch: Any, inside_epoch: bool) -> Ledger:
         """Begin to judge, now that there is a batch to ask the reference about."""
         hyperparameters = trainer.lightning_module.hparams
         start = self._recorder.initial
+        if trainer.world_size > 1:  # this process may have no row of it
+            batch = next(theirs for theirs in gather(trainer, batch) if n_rows(theirs))
         judge = Judge(
             self.reference or from_hyperparameters(LeastSquares, hyperparameters),
             self.optimizer or from_hyperparameters(SGD, hyperparameters),
@@ -170,14 +175,26 @@ class CrossCheck(Callback):
         all_rows = training_rows(trainer) if self.count_rows else None
         counted = same_kind(all_rows, batch)
         rows = RowCount(fingerprints(all_rows), inside_epoch) if counted else None
-        free = self.free_run and not self._recorder.first_step and FreeRun.possible(judge)
+        resumed = self._resumed if self._recorder.first_step else {}
+        possible = self.free_run and FreeRun.possible(judge)
+        if possible and self._recorder.first_step and not _has_free_run(resumed):
+            raise RequestError(
+                "--free_run: expected a checkpoint of a training with it, found one without; leave "
+                "it out, or train anew"
+            )
         lr = MeantLr(bases, self._schedule, self._interval)
-        if self._resumed and self._recorder.first_step:
-            self._recorder.load_state_dict(self._resumed)
-            lr.load_state_dict(self._resumed["plateaus"])
-            if rows and self._resumed["rows"]:
-                rows.load_state_dict(self._resumed["rows"])
-        return Ledger(judge, lr, rows, FreeRun(judge, start) if free else None)
+        ledger = Ledger(judge, lr, rows, FreeRun(judge, start) if possible else None)
+        if resumed:
+            try:
+                self._recorder.load_state_dict(resumed)
+                ledger.load_state_dict(resumed["verdict"])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise RequestError(
+                    "ckpt_path: expected what the cross-check has saved, found something else in "
+                    f"the checkpoint ({type(error).__name__}: {error}); use another, or "
+                    "--crosscheck off"
+                ) from error
+        return ledger
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -188,9 +205,12 @@ class CrossCheck(Callback):
             self.ledger = self._open_ledger(trainer, arrays, batch_idx > 0)
         if moved := self._recorder.moved():
             self._fail(moved)
-        if self._metric_due and self._monitor in trainer.callback_metrics:
-            # After the last step or epoch, where Lightning has told the scheduler by now.
-            self.ledger.lr.observe(trainer.callback_metrics[self._monitor].item())
+        self._observe(trainer)
+
+    def _observe(self, trainer: Trainer) -> None:
+        """Tell the schedule the metric after a step or an epoch: the scheduler knows it by now."""
+        if self.ledger and self._metric_due and self._monitor in trainer.callback_metrics:
+            self.ledger.lr.observe(float(trainer.callback_metrics[self._monitor]))
         self._metric_due = False
 
     def on_before_optimizer_step(
@@ -260,14 +280,20 @@ class CrossCheck(Callback):
             self.ledger.settle()
 
     def _log(self, trainer: Trainer, at_end: bool = False) -> None:
-        """Log the worst ratio of the steps judged since the last point, when a point is due."""
-        assert self.ledger is not None
-        every: int = 1 if at_end else trainer.log_every_n_steps  # type: ignore[attr-defined]
-        judged = self.ledger.last_judged
-        if trainer.logger and judged - self._logged >= every:
-            self._logged = judged
+        """Log the worst ratio of the steps since the last point, every `log_every_n_steps` steps.
+
+        Which steps a point takes in depends on their numbers alone, so that a training that goes on
+        from a checkpoint has the same points.
+        """
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        step = trainer.global_step
+        due = step != self._logged and (at_end or (every > 0 and step % every == 0))
+        if trainer.logger and due:
+            assert self.ledger is not None
+            self.ledger.settle()
+            self._logged = step
             metrics = {"crosscheck/worst_ratio": self.ledger.tally.since_last_asked()}
-            trainer.logger.log_metrics(metrics, judged)
+            trainer.logger.log_metrics(metrics, step)
 
     def _fail(self, *failures: Failure) -> None:
         """Note failures that it takes no reference to see."""
@@ -304,15 +330,20 @@ class CrossCheck(Callback):
         # Before anything is saved, what it rests on is judged.
         self.ledger.settle()
         self._tell()
-        rows = self.ledger.rows.state_dict() if self.ledger.rows else None
-        checkpoint[SAVED_AS] = {
-            **self._recorder.state_dict(),
-            "plateaus": self.ledger.lr.state_dict(),
-            "rows": rows and {**rows, "served": torch.from_numpy(rows["served"])},
-        }
+        self._observe(trainer)
+        state = self._recorder.state_dict() | {"verdict": self.ledger.state_dict()}
+        checkpoint[SAVED_AS] = apply_to_collection(state, np.ndarray, torch.tensor)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the state of a checkpoint for the training that goes on from it."""
-        self._resumed = checkpoint.get(SAVED_AS) or {}
+        state = checkpoint.get(SAVED_AS)
+        state = state if isinstance(state, dict) else {}
+        self._resumed = apply_to_collection(state, torch.Tensor, torch.Tensor.numpy)
+
+
+def _has_free_run(state: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint holds where the reference on its own way stood."""
+    verdict = state.get("verdict")
+    return isinstance(verdict, Mapping) and verdict.get("free") is not None

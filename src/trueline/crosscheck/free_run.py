@@ -1,5 +1,6 @@
 """The reference on its own way from the first step, and how far training may be from it by now."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,16 @@ class FreeRun:
         self.parameters = parameters
         self.buffer: Array | None = None
         self.ellipsoid = Ellipsoid(2 * len(parameters))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the reference stands, for a training that goes on from a checkpoint."""
+        shape = self.ellipsoid.shape
+        return {"parameters": self.parameters, "buffer": self.buffer, "shape": shape}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a checkpoint was made."""
+        self.parameters, self.buffer = state["parameters"], state["buffer"]
+        self.ellipsoid.shape = state["shape"]
 
     @staticmethod
     def possible(judge: Judge) -> bool:

@@ -203,6 +203,7 @@ class Judge:
             and self.arithmetic.uniform
             and all(len(s.parts) == 1 and s.divisor == 1 and not s.skipped for s in steps)
             and len({len(s.parts[0].batch[0]) for s in steps}) == 1
+            and len(steps[0].parts[0].batch[0]) > 0
             and (steps[0].buffer is None) == (steps[-1].buffer is None)
         )
 

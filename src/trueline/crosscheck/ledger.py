@@ -4,6 +4,7 @@ Steps are entered as they happen and judged in groups: NumPy takes about as long
 steps at once as for one. The first ones are judged one by one, since most errors show there.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +63,40 @@ class Ledger:
         self.tally = Tally(judge.arithmetic)
         self.steps_checked = self.steps_skipped = 0
         self.first_failure: Failure | None = None
-        self.last_judged = 0
         self._entries: list[Step | EpochEnd] = []
         self._steps = self._numbers_each = 0
+        self._settled = 0
         self._earlier: Step | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the verdict so far, for a training that goes on from a checkpoint.
+
+        All entries must have been judged.
+        """
+        failure = self.first_failure
+        return {
+            "steps_checked": self.steps_checked,
+            "steps_skipped": self.steps_skipped,
+            "first_failure": failure._asdict() if failure else None,
+            "tally": self.tally.state_dict(),
+            "lr": self.lr.state_dict(),
+            "rows": self.rows.state_dict() if self.rows else None,
+            "free": self.free.state_dict() if self.free else None,
+            "free_ratio": self.free_ratio,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a checkpoint was made."""
+        self.steps_checked = int(state["steps_checked"])
+        self.steps_skipped = int(state["steps_skipped"])
+        self.first_failure = Failure(**state["first_failure"]) if state["first_failure"] else None
+        self.tally.load_state_dict(state["tally"])
+        self.lr.load_state_dict(state["lr"])
+        if self.rows and state["rows"]:
+            self.rows.load_state_dict(state["rows"])
+        if self.free and state["free"]:
+            self.free.load_state_dict(state["free"])
+            self.free_ratio = state["free_ratio"]
 
     def enter(self, entry: Step | EpochEnd) -> None:
         """Take an entry in, and judge what there is when it is time to."""
@@ -74,7 +105,7 @@ class Ledger:
             # Batches are of about one size, and to count the numbers in each takes its time.
             self._numbers_each = self._numbers_each if self._steps else entry.numbers
             self._steps += 1
-        early = self.steps_checked + self.steps_skipped < AT_ONCE
+        early = self._settled < AT_ONCE
         if early or self._steps >= MOST_STEPS or self._steps * self._numbers_each >= MOST_NUMBERS:
             self.settle()
 
@@ -90,7 +121,7 @@ class Ledger:
         entries, self._entries = self._entries, []
         self._steps = 0
         steps = [entry for entry in entries if isinstance(entry, Step)]
-        self.last_judged = steps[-1].number if steps else self.last_judged
+        self._settled += len(steps)
         failures = [self._count(entries, steps)] if self.rows else []
         failures.append(self._judge_steps(steps))
         found = [failure for failure in failures if failure]

@@ -131,7 +131,7 @@ def run_matrix(settings: list[Setting], options: list[str], folder: Path) -> dic
     Raises:
         CheckFailed: When a setting fails; after all have run.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) // 2)) as pool:
         rows: list[dict[str, Any]] = []
         print_head(str(settings[0]))

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
@@ -163,18 +162,20 @@ class Recorder:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training must have to the bit."""
-        buffers = None if self._buffers is None else torch.from_numpy(self._buffers.copy())
         return {
             "precision": self._precision,
-            "parameters": torch.from_numpy(self.last.copy()),
-            "buffers": buffers,
+            "parameters": self.last,
+            "buffers": self._buffers,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a checkpoint was made, if its numbers are those of this precision."""
-        if state["precision"] == self._precision and len(state["parameters"]) == len(self.last):
-            self.last = state["parameters"].numpy()
-            self._buffers = None if state["buffers"] is None else state["buffers"].numpy()
+        if state["precision"] != self._precision:
+            return
+        found, expected = np.shape(state["parameters"]), np.shape(self.last)
+        if found != expected:
+            raise ValueError(f"expected parameters of shape {expected}, found {found}")
+        self.last, self._buffers = state["parameters"], state["buffers"]
 
 
 def apart(everyone: list[tuple[Array, ...]], number: int) -> list[Failure]:

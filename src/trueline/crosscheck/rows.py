@@ -109,7 +109,7 @@ class RowCount:
         self._steps: list[int] = []
         self._good = np.empty(0, np.uint64)
         self._orders: dict[str, int] = {}
-        self._resumed = False
+        self._resumed = self._ended_before = False
 
     def recognise(self, batches: list[Any]) -> list[Fingerprints]:
         """Return the fingerprints of the rows of each batch."""
@@ -142,8 +142,10 @@ class RowCount:
             epoch: Its number.
             whole: Whether it ran to its end; where it was cut short, rows may be missing.
         """
+        ended_before, self._ended_before = self._ended_before, False
         if not self._served:
-            return None  # resumed after the epoch's last step: an earlier run has counted it
+            # Resumed after an epoch's last step, and before its end: its rows have been counted.
+            return None if ended_before or not whole else "no row was served"
         parts, steps = self._served, self._steps
         self._served, self._steps = [], []
         served = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -192,14 +194,19 @@ class RowCount:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs: the orders so far, and rows served this epoch."""
         served = np.concatenate([*self._served, np.empty(0, np.uint64)])
-        return {"orders": dict(self._orders), "served": served.view(np.int64)}
+        return {
+            "epochs": self.epochs,
+            "orders": dict(self._orders),
+            "served": served.view(np.int64),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting where a checkpoint was made."""
         self._inside_epoch = False
+        self.epochs = state["epochs"]
         self._orders = dict(state["orders"])
         served = np.asarray(state["served"]).view(np.uint64)
-        whole = len(served) >= len(self.expected)
+        whole = self._ended_before = len(served) >= len(self.expected)
         if whole:
             # Saved between an epoch's last step and its end: the next rows are those of another.
             self._orders.setdefault(_order_of(served), -1)

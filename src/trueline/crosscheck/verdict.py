@@ -1,5 +1,6 @@
 """A deviation as a fraction of its bound, and the first one above 1."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +78,8 @@ def ratios(quantity: Quantity, tiny: float = TINY[DOUBLE]) -> Array:
     """
     _, found, expected, bound, _ = quantity
     ratio = np.abs(found - expected) / (bound + tiny)
-    return np.where(np.isnan(ratio), np.inf, ratio)
+    # Infinities that agree are right, and for StopWhenNotFinite to tell.
+    return np.where(found == expected, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
 
 
 class Tally:
@@ -129,6 +131,15 @@ class Tally:
     def worst_of(self, quantity: Quantity) -> float:
         """Return the largest ratio in one comparison."""
         return float(ratios(quantity, self._tiny).max())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the ratios so far, for a training that goes on from a checkpoint."""
+        return {"worst": dict(self.worst), "recent": self._recent}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a checkpoint was made."""
+        self.worst = dict(state["worst"])
+        self._recent = state["recent"]
 
     def since_last_asked(self) -> float:
         """Return the worst ratio since this was asked before."""

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler, TensorDataset
 
+from trueline.errors import RequestError
+
 
 class RowOrder:
     """The order in which an epoch visits the rows.
@@ -106,12 +108,34 @@ class BatchLoader:
         self._start = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Return how many batches of the epoch have been served, for a checkpoint."""
-        return {"position": self.position}
+        """Return how many batches of the epoch have been served, for a checkpoint, and of which."""
+        return {
+            "position": self.position,
+            "n_samples": len(self.dataset),
+            "batch_size": self.batch_size,
+            "shuffle": int(self.sampler.shuffle),
+            "seed": self.sampler.seed,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after that many batches in the epoch that comes next, and in it alone."""
-        self._start = state["position"] % len(self)  # at the end of an epoch the next one is whole
+        """Go on after that many batches in the epoch that comes next, and in it alone.
+
+        Raises:
+            RequestError: When an epoch has begun in other batches or another order than these:
+                its rows could not be served once each.
+        """
+        whole = -(-state["n_samples"] // state["batch_size"])
+        self._start = state["position"] % whole  # at the end of an epoch the next one is whole
+        changed = [
+            f"{name} {state[name]}, found {mine}"
+            for name, mine in self.state_dict().items()
+            if name != "position" and state[name] != mine
+        ]
+        if self._start and changed:
+            raise RequestError(
+                f"data: expected what the epoch began with, {'; '.join(changed)}; change it at the "
+                "end of an epoch"
+            )
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)

@@ -1,5 +1,8 @@
 """A LightningDataModule around arrays in memory: the base of every data class here."""
 
+import hashlib
+from functools import cached_property
+
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
@@ -69,35 +72,43 @@ class RegressionData(LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in one pass over the rows."""
+        """Batches in one pass over the rows."""
         return len(self.train_dataloader())
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of all rows, by which a training that goes on knows its data again."""
+        tensors = (t for t in (self.X, self.y, self.sample_weight) if t is not None)
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in tensors:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.numpy().data)
+        return digest.hexdigest()
 
     def train_dataloader(self) -> BatchLoader:
         """Serve the rows in the order of each epoch; of each batch, this process's share."""
-        trainer = self.trainer
-        if trainer is None:
-            return self._loader(self.order)
         # The batches that are to be overfitted are the same in every epoch.
-        overfit = trainer.overfit_batches  # type: ignore[attr-defined]
-        order = InOrder(self.n_samples) if overfit else self.order
-        return self._loader(order, trainer.global_rank, trainer.world_size)
+        overfit = getattr(self.trainer, "overfit_batches", 0)
+        return self._loader(InOrder(self.n_samples) if overfit else self.order)
 
     def val_dataloader(self) -> BatchLoader:
-        """Serve the rows in order, all of them to every process."""
+        """Serve the rows in order; of each batch, this process's share."""
         return self._loader(InOrder(self.n_samples))
 
     def test_dataloader(self) -> BatchLoader:
-        """Serve the rows in order."""
+        """Serve the rows in order; of each batch, this process's share."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> BatchLoader:
-        """Serve the rows in order."""
-        return self.val_dataloader()
+        """Serve the rows in order, all of them to every process: the first one writes them."""
+        return self._loader(InOrder(self.n_samples), shared=False)
 
-    def _loader(self, order: RowOrder, rank: int = 0, world_size: int = 1) -> BatchLoader:
+    def _loader(self, order: RowOrder, shared: bool = True) -> BatchLoader:
         tensors = (t for t in (self.X, self.y, self.sample_weight) if t is not None)
         batch_size = self.batch_size or self.n_samples
-        return BatchLoader(TensorDataset(*tensors), batch_size, order, rank, world_size)
+        trainer = self.trainer if shared else None
+        share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return BatchLoader(TensorDataset(*tensors), batch_size, order, *share)
 
 
 def _problems(

@@ -164,6 +164,8 @@ def largest_stable_lr(
     X = np.asarray(X, np.float64)
     weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
     H = hessian(X, share_of(n_targets, len(X), weights), l2)
+    if not np.isfinite(H).all():
+        return 0.0  # the squares of X are beyond float64
     curvature = float(np.linalg.eigvalsh(H)[-1]) + weight_decay
     if nesterov:
         return 2 * (1 + momentum) / ((1 + 2 * momentum) * curvature)

@@ -1,0 +1,181 @@
+"""Saves a training where it can go on from to the bit: now and then, and when it is told to stop.
+
+Lightning saves wherever it is asked to, also between a step and the validation or the end of the
+epoch that follow it, and leaves those out when training goes on. Here they come first.
+"""
+
+import shlex
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from trueline.checkpoints.loading import LAST_NAME
+from trueline.checkpoints.whole_files import write_whole
+from trueline.errors import CheckFailed
+from trueline.progress import at_end, at_step_end, validation_follows
+
+SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
+class Checkpoints(Checkpoint):
+    """Saves `step=K.ckpt`, the newest in place of the one before it, and the same as `last.ckpt`.
+
+    They lie in the folder `checkpoints` of the run. It saves after each validation, every
+    `every_n_steps` steps where that is given, and at the end. On Ctrl-C and SIGTERM it saves as
+    soon as the step at hand is done, with the validation that follows it if one does, and ends the
+    training; all processes do so at the same step. A second signal ends it at once.
+
+    Args:
+        every_n_steps: Optimizer steps between two savings, besides those after a validation.
+        options: Of the command line, to be kept in the checkpoints.
+        named: Whether to save `step=K.ckpt` too; not where another callback may have such files.
+
+    Raises:
+        CheckFailed: When told to stop, saying how to go on; and instead of saving parameters that
+            are not finite.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        named: bool = True,
+    ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"every_n_steps: expected 1 or more; found {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self.options = dict(options or {})
+        self.named = named
+        self.folder = Path()
+        self._newest: Path | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._told: signal.Signals | None = None
+        self._due = self._stop = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew, in a folder that is the same for all processes."""
+        self._newest, self._told, self._due, self._stop = None, None, False, False
+        self.folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen for the signals: Lightning has set its own handlers by now."""
+        self._listen()
+
+    on_train_start = on_sanity_check_start
+
+    def _listen(self) -> None:
+        if not self._handlers and threading.current_thread() is threading.main_thread():
+            self._handlers = {each: signal.signal(each, self._on_signal) for each in SIGNALS}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._told is None:
+            self._told = signal.Signals(number)
+        else:
+            self._restore_handlers()
+            raise KeyboardInterrupt
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where it is due and nothing else follows the step."""
+        alone = trainer.world_size == 1 and self._told is None
+        if (alone and not self._due and not self.every_n_steps) or not at_step_end(trainer):
+            return
+        every = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
+        self._due |= self._agreed(trainer) or bool(every)
+        if self._due and not trainer.is_last_batch and not validation_follows(trainer):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, unless the rest of the step or the end of the epoch follows."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        self._due = True
+        self._agreed(trainer)
+        if at_step_end(trainer) and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save where it is due; without validation, as often as there would have been one.
+
+        Not at the end of the training, whose result has to come first: a training that is cut off
+        between the two can go on from the checkpoint before.
+        """
+        every = trainer.check_val_every_n_epoch or 1
+        if not trainer.enable_validation:
+            self._due |= (trainer.current_epoch + 1) % every == 0
+        self._due |= self._agreed(trainer)
+        if self._due and trainer.is_last_batch and not at_end(trainer):
+            self._save(trainer)
+
+    def _agreed(self, trainer: Trainer) -> bool:
+        """Return whether to stop: any process may have been told, and all must at the same step."""
+        told = self._stop or self._told is not None
+        self._stop = trainer.strategy.reduce_boolean_decision(told, all=False)
+        return self._stop
+
+    def _save(self, trainer: Trainer) -> None:
+        self._due = False
+        self.save_last(trainer)
+        if self._stop:
+            last = str(self.folder / LAST_NAME)
+            told = f" by {SIGNALS[self._told]}" if self._told else ""
+            raise CheckFailed(
+                f"interrupted{told} after step {trainer.global_step:,}, and saved; to go on, run "
+                f"trueline fit with the same options and --ckpt_path {shlex.quote(last)}"
+            )
+
+    def save_end(self, trainer: Trainer) -> None:
+        """Save the end of a training; a signal meanwhile has nothing left to stop."""
+        self._told = None
+        self._listen()
+        try:
+            self.save_last(trainer)
+        finally:
+            self._restore_handlers()
+
+    def save_last(self, trainer: Trainer) -> None:
+        """Save the training as it stands, in place of the checkpoints before it."""
+        last, before = self.folder / LAST_NAME, self._newest
+        trainer.save_checkpoint(last)
+        if trainer.is_global_zero and self.named:
+            self._newest = self.folder / f"step={trainer.global_step}.ckpt"
+            write_whole(self._newest, lambda file: file.write(last.read_bytes()))
+            if before and before != self._newest:
+                before.unlink(missing_ok=True)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the options, and refuse to save what no training could go on from."""
+        for name, value in pl_module.named_parameters():
+            if not torch.isfinite(value).all():
+                raise CheckFailed(
+                    f"expected finite parameters to save, found {name} {value.tolist()} after step "
+                    f"{trainer.global_step:,}; lower --model.lr"
+                )
+        checkpoint["options"] = self.options
+        if digest := getattr(trainer.datamodule, "digest", None):  # type: ignore[attr-defined]
+            checkpoint["rows"] = digest
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen no more."""
+        self._restore_handlers()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Listen no more."""
+        self._restore_handlers()
