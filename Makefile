@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: fit compare crosscheck test lint alarms cost tensorboard clean
+.PHONY: fit compare crosscheck test lint alarms kills cost threads tensorboard clean
 
 fit: .venv/installed            ## train the article's 15 points
 	$(BIN)/trueline fit
@@ -25,8 +25,14 @@ lint: .venv/installed-dev       ## style, formatting, types
 alarms: .venv/installed-test    ## 10,000 healthy trainings, none may exceed its bound
 	$(BIN)/python benchmarks/false_alarms.py --out benchmarks/results/$$(date +%F)-false-alarms.md
 
+kills: .venv/installed-test     ## 200 trainings killed and resumed, each the same to the bit
+	$(BIN)/python benchmarks/kill_test.py --out benchmarks/results/$$(date +%F)-kills.md
+
 cost: .venv/installed           ## what checking every step costs
 	$(BIN)/python benchmarks/crosscheck_cost.py --out benchmarks/results/$$(date +%F)-crosscheck-cost.md
+
+threads: .venv/installed        ## how far the number of threads moves the numbers
+	$(BIN)/python benchmarks/thread_counts.py --out benchmarks/results/$$(date +%F)-threads.md
 
 tensorboard: .venv/installed    ## look at the runs in lightning_logs
 	$(BIN)/tensorboard --logdir lightning_logs
