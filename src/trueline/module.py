@@ -1,7 +1,6 @@
 """The model under Lightning: `w*X + b` with MSELoss and SGD."""
 
 import inspect
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from trueline.epoch_mean import EpochMean
+from trueline.hyperparameters import problems
 from trueline.progress import at_step_end, hide_max_steps, restore_max_steps
 
 CHECKPOINT_FORMAT = 1
@@ -69,7 +69,7 @@ class LinearRegression(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if wrong := _problems(self.hparams):
+        if wrong := problems(self.hparams):
             raise ValueError("; ".join(wrong))
         draw = torch.randn if init == "normal" else torch.zeros
         columns = () if n_targets == 1 else (n_targets,)
@@ -198,9 +198,7 @@ class LinearRegression(LightningModule):
         fitting = self.trainer.state.fn == "fit"
         self.log("val/loss", self._mean.compute(self.trainer), logger=not fitting)
 
-    def on_test_epoch_start(self) -> None:
-        """Begin a mean."""
-        self._mean = EpochMean()
+    on_test_epoch_start = on_validation_epoch_start
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Take a batch into `test/loss`, see `validation_step`."""
@@ -365,52 +363,3 @@ def _check_shape(name: str, found: Tensor, expected: torch.Size, what: str) -> N
             f"expected {name} of shape {tuple(expected)}, {what}; found {tuple(found.shape)}; "
             f"reshape {name}"
         )
-
-
-def _problems(h: Any) -> list[str]:
-    """Say which hyperparameters are out of range, each with its remedy."""
-    ranges = (
-        ("n_features", "1 or more", h.n_features >= 1),
-        ("n_targets", "1 or more", h.n_targets >= 1),
-        ("lr", "a finite number above 0", math.isfinite(h.lr) and h.lr > 0),
-        ("momentum", "at least 0 and below 1", 0 <= h.momentum < 1),
-        ("dampening", "0 to 1", 0 <= h.dampening <= 1),
-        ("weight_decay", "a finite number of 0 or more", 0 <= h.weight_decay < math.inf),
-        ("l1", "a finite number of 0 or more", 0 <= h.l1 < math.inf),
-        ("l2", "a finite number of 0 or more", 0 <= h.l2 < math.inf),
-        ("init", "normal or zeros", h.init in ("normal", "zeros")),
-    )
-    wrong = [
-        f"{name}: expected {what}; found {h[name]}" for name, what, holds in ranges if not holds
-    ]
-    if h.schedule and (problem := _schedule_problem(h.schedule)):
-        wrong.append(problem)
-    if h.nesterov and (h.momentum <= 0 or h.dampening != 0):
-        wrong.append(
-            "nesterov: expected momentum above 0 and dampening 0 with it; "
-            f"found momentum {h.momentum} and dampening {h.dampening}"
-        )
-    return wrong
-
-
-def _schedule_problem(schedule: dict[str, Any]) -> str | None:
-    """Say what is wrong with a schedule, if anything."""
-    name, interval = schedule.get("name"), schedule.get("interval", "epoch")
-    monitor = schedule.get("monitor", "train/loss")
-    if interval not in ("epoch", "step"):
-        return f"schedule: interval: expected epoch or step; found {interval}"
-    if interval == "step" and monitor != "train/loss":
-        return f"schedule: monitor: expected train/loss with interval step; found {monitor}"
-    scheduler: Any = getattr(torch.optim.lr_scheduler, str(name), None)
-    base = torch.optim.lr_scheduler.LRScheduler
-    if not isinstance(scheduler, type) or scheduler is base or not issubclass(scheduler, base):
-        return (
-            f"schedule: expected under name a class in torch.optim.lr_scheduler, such as StepLR; "
-            f"found {name}"
-        )
-    options = {k: v for k, v in schedule.items() if k not in ("name", "interval", "monitor")}
-    try:
-        scheduler(torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], momentum=0.5), **options)
-    except Exception as error:  # torch raises several types
-        return f"schedule: expected options of {name}; found {options} ({error})"
-    return None

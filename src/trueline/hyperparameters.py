@@ -1,0 +1,55 @@
+"""Which hyperparameters `LinearRegression` takes, and what to say of others."""
+
+import math
+from typing import Any
+
+import torch
+
+
+def problems(h: Any) -> list[str]:
+    """Say which hyperparameters are out of range, each with its remedy."""
+    ranges = (
+        ("n_features", "1 or more", h.n_features >= 1),
+        ("n_targets", "1 or more", h.n_targets >= 1),
+        ("lr", "a finite number above 0", math.isfinite(h.lr) and h.lr > 0),
+        ("momentum", "at least 0 and below 1", 0 <= h.momentum < 1),
+        ("dampening", "0 to 1", 0 <= h.dampening <= 1),
+        ("weight_decay", "a finite number of 0 or more", 0 <= h.weight_decay < math.inf),
+        ("l1", "a finite number of 0 or more", 0 <= h.l1 < math.inf),
+        ("l2", "a finite number of 0 or more", 0 <= h.l2 < math.inf),
+        ("init", "normal or zeros", h.init in ("normal", "zeros")),
+    )
+    wrong = [
+        f"{name}: expected {what}; found {h[name]}" for name, what, holds in ranges if not holds
+    ]
+    if h.schedule and (problem := _schedule_problem(h.schedule)):
+        wrong.append(problem)
+    if h.nesterov and (h.momentum <= 0 or h.dampening != 0):
+        wrong.append(
+            "nesterov: expected momentum above 0 and dampening 0 with it; "
+            f"found momentum {h.momentum} and dampening {h.dampening}"
+        )
+    return wrong
+
+
+def _schedule_problem(schedule: dict[str, Any]) -> str | None:
+    """Say what is wrong with a schedule, if anything."""
+    name, interval = schedule.get("name"), schedule.get("interval", "epoch")
+    monitor = schedule.get("monitor", "train/loss")
+    if interval not in ("epoch", "step"):
+        return f"schedule: interval: expected epoch or step; found {interval}"
+    if interval == "step" and monitor != "train/loss":
+        return f"schedule: monitor: expected train/loss with interval step; found {monitor}"
+    scheduler: Any = getattr(torch.optim.lr_scheduler, str(name), None)
+    base = torch.optim.lr_scheduler.LRScheduler
+    if not isinstance(scheduler, type) or scheduler is base or not issubclass(scheduler, base):
+        return (
+            f"schedule: expected under name a class in torch.optim.lr_scheduler, such as StepLR; "
+            f"found {name}"
+        )
+    options = {k: v for k, v in schedule.items() if k not in ("name", "interval", "monitor")}
+    try:
+        scheduler(torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], momentum=0.5), **options)
+    except Exception as error:  # torch raises several types
+        return f"schedule: expected options of {name}; found {options} ({error})"
+    return None
