@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: fit compare crosscheck test lint alarms kills cost threads tensorboard clean
+.PHONY: fit compare crosscheck test lint alarms kills cost threads bench bench-gpu tensorboard clean
 
 fit: .venv/installed            ## train the article's 15 points
 	$(BIN)/trueline fit
@@ -33,6 +33,12 @@ cost: .venv/installed           ## what checking every step costs
 
 threads: .venv/installed        ## how far the number of threads moves the numbers
 	$(BIN)/python benchmarks/thread_counts.py --out benchmarks/results/$$(date +%F)-threads.md
+
+bench: .venv/installed-test     ## how fast it trains, beside what one would otherwise write
+	$(BIN)/python benchmarks/speed.py --out benchmarks/results/$$(date +%F)-speed.md
+
+bench-gpu: .venv/installed      ## the same on a GPU, if there is one
+	$(BIN)/python benchmarks/gpu_speed.py --out benchmarks/results/$$(date +%F)-gpu-speed.md
 
 tensorboard: .venv/installed    ## look at the runs in lightning_logs
 	$(BIN)/tensorboard --logdir lightning_logs
