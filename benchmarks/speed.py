@@ -263,12 +263,12 @@ def stock(
     if not ready:
         size = batch_size or len(X)
         loader = DataLoader(TensorDataset(X, y), batch_size=size, shuffle=batch_size is not None)
-    length = (
+    length: dict[str, Any] = (
         {"limit_train_batches": steps, "max_epochs": 1} if batch_size else {"max_epochs": steps}
     )
     with elsewhere():
-        precision = "32-true" if X.dtype == torch.float32 else "64-true"
-        options = {} if defaults else OFF
+        precision: Any = "32-true" if X.dtype == torch.float32 else "64-true"
+        options: dict[str, Any] = {} if defaults else OFF
         trainer = Trainer(accelerator="cpu", precision=precision, **length, **options)
         return seconds_of_fit(trainer, Stock(X.shape[1], X.dtype, defaults), loader, steps)[0]
 
@@ -325,10 +325,8 @@ class Work:
     def turn(self, back: bool) -> None:
         """Have each do the work once."""
         self.seconds.append([])
-        turns = [
-            lambda: self.seconds[-1].extend(self.ours()),
-            *(partial(lambda p: p.seconds.append(p.run()), peer) for peer in self.peers),
-        ]
+        turns: list[Callable[[], None]] = [lambda: self.seconds[-1].extend(self.ours())]
+        turns += [partial(lambda p: p.seconds.append(p.run()), peer) for peer in self.peers]
         for each in reversed(turns) if back else turns:
             each()
 
@@ -601,17 +599,17 @@ def run() -> None:
     lines = [
         f"# How fast it trains{', little of everything' if arguments.quick else ''}",
         "",
-        f"{time.strftime('%Y-%m-%d')}; {machine()}. Medians of {rounds} round{'s' * (rounds > 1)}, in turns in one "
-        "process; a ratio is the median of those of the rounds, with its range.",
+        f"{time.strftime('%Y-%m-%d')}; {machine()}. Medians of rounds, of which there were "
+        f"{rounds}, in turns in one process; a ratio is the median of theirs, with its range.",
         "",
         "Counted is wall time without imports and the making of data: Trueline and stock Lightning "
-        "from the call of `Trainer.fit` to the end of the last step and its logging; the others, the "
-        "whole call. Trueline has on what `trueline fit` has on: the cross-check of every step, "
-        "TensorBoard, checkpoints and the progress bar; validation is off on all sides. Until `fit` "
-        "has returned, it also solves for the closed form and writes result.json. Where a peer ran "
-        "only some of its steps, its time goes on from there in a straight line, with what starting "
-        "costs counted once. Step by step, Trueline has its loader, module and TensorBoard on, and "
-        "checkpoints, bar and cross-check off.",
+        "from the call of `Trainer.fit` to the end of the last step and its logging; the others, "
+        "the whole call. Trueline has on what `trueline fit` has on: the cross-check of every "
+        "step, TensorBoard, checkpoints and the progress bar; validation is off on all sides. "
+        "Until `fit` has returned, it also solves for the closed form and writes result.json. "
+        "Where a peer ran only some of its steps, its time goes on from there in a straight line, "
+        "with what starting costs counted once. Step by step, Trueline has its loader, module and "
+        "TensorBoard on, and checkpoints, bar and cross-check off.",
         "",
         "| work | who | ran | time | asked of Trueline | found | met |",
         "|---|---|---|---|---|---|---|",
