@@ -37,7 +37,7 @@ threads: .venv/installed        ## how far the number of threads moves the numbe
 bench: .venv/installed-test     ## how fast it trains, beside what one would otherwise write
 	$(BIN)/python benchmarks/speed.py --out benchmarks/results/$$(date +%F)-speed.md
 
-bench-gpu: .venv/installed      ## the same on a GPU, if there is one
+bench-gpu: .venv/installed-test ## the same on a GPU, if there is one
 	$(BIN)/python benchmarks/gpu_speed.py --out benchmarks/results/$$(date +%F)-gpu-speed.md
 
 tensorboard: .venv/installed    ## look at the runs in lightning_logs

@@ -192,7 +192,7 @@ def numpy_loop(X: np.ndarray, y: np.ndarray, epochs: int) -> None:
 
 def torch_loop(X: Tensor, y: Tensor, batch_size: int, shuffle: bool, steps: int) -> None:
     """Train as PyTorch's tutorials do, shuffled by one gather an epoch."""
-    model = torch.nn.Linear(X.shape[1], 1, dtype=X.dtype)
+    model = torch.nn.Linear(X.shape[1], 1, dtype=X.dtype, device=X.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     loss = torch.nn.MSELoss()
     y = y[:, None]
