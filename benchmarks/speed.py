@@ -84,8 +84,8 @@ class Clock(Callback):
     """Notes when the last step has been taken, before anything is made of the result."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note it."""
-        self.end = time.perf_counter()
+        """Note it, and what has been held at most."""
+        self.end, self.peak = time.perf_counter(), peak()
 
 
 @contextlib.contextmanager
@@ -100,6 +100,12 @@ def elsewhere() -> Iterator[None]:
                 yield
             finally:
                 os.chdir(before)
+
+
+def peak() -> float:
+    """Return the largest resident size of this process so far, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def wall(work: Callable[[], object]) -> float:
@@ -118,7 +124,10 @@ def straight_on(seconds: Callable[[int], float], few: int, many: int, steps: int
 
 
 def seconds_of_fit(trainer: Trainer, model: LightningModule, data: Any, steps: int) -> list[float]:
-    """Return the seconds from the call of fit to the last step, and until it has returned."""
+    """Return the seconds from the call of fit to the last step, and until it has returned.
+
+    Then what the process held at most by the last step, in MB.
+    """
     clock = Clock()
     trainer.callbacks.insert(0, clock)  # type: ignore[attr-defined]
     start = time.perf_counter()
@@ -126,7 +135,7 @@ def seconds_of_fit(trainer: Trainer, model: LightningModule, data: Any, steps: i
     returned = time.perf_counter()
     if trainer.global_step != steps:
         raise SystemExit(f"expected {steps} steps, found {trainer.global_step}")
-    return [clock.end - start, returned - start]
+    return [clock.end - start, returned - start, clock.peak]
 
 
 # Trueline
@@ -496,14 +505,8 @@ def cost_of_features(single: Work) -> str:
 # Growth
 
 
-def peak() -> float:
-    """Return the largest resident size of this process so far, in MB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
 def memory(rows: int) -> dict[str, float]:
-    """Train for an epoch on so many rows; return what this process held at most, in MB."""
+    """Train for an epoch on so many rows; return what this process held, in MB."""
     few = draw(1_000)
     trueline(partial(RegressionData, *few, 32, True), 1, "32-true")  # imports and first uses
     before = peak()
@@ -511,8 +514,8 @@ def memory(rows: int) -> dict[str, float]:
     data = RegressionData(X, y, 32, True)
     held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (data.X, data.y)}
     bytes_of_data = X.nbytes + y.nbytes + sum(held.values())
-    trueline(lambda: data, 1, "32-true")
-    return {"rows": rows, "before": before, "data": bytes_of_data / 1e6, "peak": peak()}
+    training = trueline(lambda: data, 1, "32-true")[2]
+    return {"before": before, "data": bytes_of_data / 1e6, "training": training, "peak": peak()}
 
 
 def growth(size: Size, rounds: int, peaks: list[dict[str, float]]) -> list[str]:
@@ -529,15 +532,16 @@ def growth(size: Size, rounds: int, peaks: list[dict[str, float]]) -> list[str]:
         "## Ten times the rows",
         "",
         "An epoch in shuffled batches of 32. Memory is the largest resident size of a process of "
-        "its own, in MB; the data is the arrays that were given and the copy that is held, and "
-        "before them the process has trained on 1,000 rows.",
+        "its own, in MB, by the last step and until `fit` has returned; the data, taken off, is "
+        "the arrays that were given and the copy that is held. Before them the process has "
+        "trained on 1,000 rows.",
         "",
-        "| rows | seconds | peak | data | beyond the data | before any |",
+        "| rows | seconds | data | before it | beyond it by the last step | until `fit` returned |",
         "|---|---|---|---|---|---|",
     ]
     for (rows, times_), found in zip(seconds.items(), peaks, strict=True):
-        beyond = found["peak"] - found["data"]
-        cells = [f"{x:,.0f}" for x in (found["peak"], found["data"], beyond, found["before"])]
+        beyond = (found[at] - found["data"] for at in ("training", "peak"))
+        cells = [f"{x:,.0f}" for x in (found["data"], found["before"], *beyond)]
         lines.append(f"| {rows:,} | {statistics.median(times_):.3g} | {' | '.join(cells)} |")
     met = verdict(statistics.median(ratios) <= 11)
     lines += ["", f"Time: asked at most 11 x, found {times(ratios, 'the time')}: {met}."]
