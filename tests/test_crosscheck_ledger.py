@@ -55,7 +55,7 @@ def test_judged_together_is_judged_one_by_one(
     make_trainer: Any, monkeypatch: Any, options: Any, weighted: bool, precision: str
 ) -> None:
     steps, check = record(monkeypatch), CrossCheck()
-    model = LinearRegression(n_features=2, lr=0.02, **options)
+    model = LinearRegression(steps_per_execution=1, n_features=2, lr=0.02, **options)
     trainer = make_trainer(precision=precision, callbacks=[check])
     trainer.fit(model, data(options.get("n_targets", 1), weighted))
     assert len(steps) == 15
@@ -84,7 +84,7 @@ def test_steps_that_are_not_alike_are_judged_one_by_one(
 ) -> None:
     def judged(batch_size: int, **trainer: Any) -> bool:
         steps, check = record(monkeypatch), CrossCheck()
-        model = LinearRegression(lr=1e-4)
+        model = LinearRegression(steps_per_execution=1, lr=1e-4)
         make_trainer(callbacks=[check], **trainer).fit(model, DummyData(batch_size))
         assert check.report()["passed"]
         assert check.ledger is not None

@@ -27,6 +27,7 @@ def test_page_shows_the_message_of_a_real_failure(cli: Any, monkeypatch: Any) ->
     monkeypatch.setattr(LinearRegression, "optimizer_zero_grad", lambda *_: None)
     # Validation would zero the gradients in passing.
     options = ["--model.init=zeros", "--trainer.max_epochs=3", "--trainer.limit_val_batches=0"]
+    options.append("--model.steps_per_execution=1")
     run = cli("fit", *options)
     assert run.status == 1
     (block,) = re.findall(r"```\n(trueline: error.*?)```", PAGE, re.DOTALL)

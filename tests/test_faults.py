@@ -31,7 +31,7 @@ SECONDS = 40
 EPOCHS = 60
 FAULT_AT = 40
 """Epochs done when the fault comes; an epoch is a step here unless there are mini-batches."""
-FIT = ("fit", "--trainer.max_epochs", str(EPOCHS))
+FIT = ("fit", "--trainer.max_epochs", str(EPOCHS), "--model.steps_per_execution=1")
 SAVE_OFTEN = ("--trainer.check_val_every_n_epoch", "1")
 NAMESPACE = "RUN_IN_A_NAMESPACE"
 
@@ -186,6 +186,7 @@ def test_disk_that_fills_while_logging(disk: Disk, cli: Callable[..., Any]) -> N
     fit = (
         *("fit", "--trainer.max_epochs", "600", "--trainer.log_every_n_steps", "1"),
         *("--trainer.check_val_every_n_epoch", "30", "--crosscheck", "off"),
+        "--model.steps_per_execution=1",
     )
     disk.fill(blocks_left=20)  # some 80 kB: a few hundred points
     done = trueline(*fit, "--trainer.default_root_dir", str(disk.path))
@@ -323,6 +324,7 @@ class Told(Killed):
 def test_processes_stop_together_when_one_is_told_and_go_on_to_the_bit(tmp_path: Path) -> None:
     root, whole = tmp_path / "told", tmp_path / "whole"
     fit = (*TWO, "--data.batch_size", "8", "--data.shuffle", "true", "--model.momentum", "0.5")
+    fit = (*fit, "--model.steps_per_execution=1")
     told = ("--trainer.callbacks+=test_faults.Told", "--trainer.callbacks.rank", "1")
     done = trueline(*fit, *told, "--trainer.default_root_dir", str(root))
     assert done.returncode == 1, done.stderr
@@ -429,7 +431,7 @@ class FromFile(BatchLoader):
 
     def __iter__(self) -> Iterator[Any]:
         for k in range(len(self)):
-            rows = self._share(k)
+            rows = self.share(k)
             place = {"offset": rows.start * 16, "count": 2 * (rows.stop - rows.start)}
             table = np.fromfile(self.path, np.float64, **place).reshape(-1, 2)
             self.position = k + 1

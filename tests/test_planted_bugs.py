@@ -162,7 +162,7 @@ def test_fit_with_planted_bug_exits_with_1(
     cli: Any, monkeypatch: pytest.MonkeyPatch, hook: str, planted: Any, quantity: str
 ) -> None:
     monkeypatch.setattr(LinearRegression, hook, planted)
-    run = cli("fit", "--trainer.max_epochs", "20")
+    run = cli("fit", "--trainer.max_epochs", "20", "--model.steps_per_execution=1")
     assert run.status == 1, run.stdout
     assert run.stderr.count("\n") == 1
     assert f"cross-check failed: {quantity} at step 1:" in run.stderr

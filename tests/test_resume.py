@@ -66,7 +66,8 @@ def fit_until_told(cli: Cli, monkeypatch: Any) -> Cli:
     return fit
 
 
-BATCHES = ("--data.batch_size=4", "--data.shuffle=true", "--trainer.max_epochs=5")
+ONE_BY_ONE = "--model.steps_per_execution=1"
+BATCHES = ("--data.batch_size=4", "--data.shuffle=true", "--trainer.max_epochs=5", ONE_BY_ONE)
 PLATEAU = ("--model.schedule.name=ReduceLROnPlateau", "--model.schedule.patience=0")
 PLATEAU = (*PLATEAU, "--model.schedule.threshold=0.5")
 STEP_LR = ("--model.schedule.name=StepLR", "--model.schedule.step_size=2")
@@ -92,11 +93,11 @@ PLACES = [
     ((*BATCHES, *MOMENTUM, "--free_run=true"), "", 7),
     ((*BATCHES, "--trainer.precision=32-true", "--trainer.log_every_n_steps=3"), "", 7),
     ((*BATCHES, "--trainer.precision=bf16-mixed"), "", 7),
-    (("--trainer.max_epochs=30", "--trainer.limit_val_batches=0"), "", 20),
+    ((ONE_BY_ONE, "--trainer.max_epochs=30", "--trainer.limit_val_batches=0"), "", 20),
     # Limited by steps: at the end of an epoch, inside one, and where every step is an epoch.
-    ((*BATCHES[:2], "--trainer.max_epochs=-1", "--trainer.max_steps=20"), "", 8),
-    ((*BATCHES[:2], "--trainer.max_epochs=-1", "--trainer.max_steps=20"), "", 9),
-    ((*STEP_LR, "--trainer.max_steps=30"), "", 12),
+    ((*BATCHES[:2], ONE_BY_ONE, "--trainer.max_epochs=-1", "--trainer.max_steps=20"), "", 8),
+    ((*BATCHES[:2], ONE_BY_ONE, "--trainer.max_epochs=-1", "--trainer.max_steps=20"), "", 9),
+    ((*STEP_LR, ONE_BY_ONE, "--trainer.max_steps=30"), "", 12),
 ]
 
 

@@ -22,6 +22,8 @@ class StopWhenNotFinite(Callback):
         CheckFailed: Naming the step and the largest stable learning rate for the data.
     """
 
+    knows_executions = True
+
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the loss before the step, the same in all processes."""
         loss: Any = pl_module.step_loss

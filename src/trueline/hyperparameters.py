@@ -18,6 +18,7 @@ def problems(h: Any) -> list[str]:
         ("l1", "a finite number of 0 or more", 0 <= h.l1 < math.inf),
         ("l2", "a finite number of 0 or more", 0 <= h.l2 < math.inf),
         ("init", "normal or zeros", h.init in ("normal", "zeros")),
+        ("steps_per_execution", "auto, or 1 or more", _is_count(h.steps_per_execution)),
     )
     wrong = [
         f"{name}: expected {what}; found {h[name]}" for name, what, holds in ranges if not holds
@@ -30,6 +31,10 @@ def problems(h: Any) -> list[str]:
             f"found momentum {h.momentum} and dampening {h.dampening}"
         )
     return wrong
+
+
+def _is_count(steps: Any) -> bool:
+    return steps == "auto" or (type(steps) is int and steps >= 1)
 
 
 def _schedule_problem(schedule: dict[str, Any]) -> str | None:

@@ -9,7 +9,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from trueline.data.blocks import Block
 from trueline.epoch_mean import EpochMean
+from trueline.executions.loop import Executions
+from trueline.executions.spans import Execution
 from trueline.hyperparameters import problems
 from trueline.progress import at_step_end, hide_max_steps, restore_max_steps
 
@@ -40,6 +43,9 @@ class LinearRegression(LightningModule):
         l1: Strength of the L1 penalty, ≥ 0.
         l2: Strength of the L2 penalty, ≥ 0.
         init: Initial parameters: standard normal, as in the article, or zeros.
+        steps_per_execution: How many steps are taken at once, in a turn of Lightning's loop, where
+            that is possible: the same steps to rounding, see `trueline.recurrence`. auto takes as
+            many as there are before something is due, such as a validation.
         schedule: Of the learning rate: `name`, a class in `torch.optim.lr_scheduler`, its options,
             `interval` (epoch or step, epoch unless given), and for ReduceLROnPlateau `monitor`
             (train/loss unless given; by steps there is no other).
@@ -66,6 +72,7 @@ class LinearRegression(LightningModule):
         l2: float = 0.0,
         init: Literal["normal", "zeros"] = "normal",
         schedule: dict[str, Any] | None = None,
+        steps_per_execution: int | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -80,6 +87,17 @@ class LinearRegression(LightningModule):
         self._mean = EpochMean()
         self._metrics: dict[str, float] = {}
         self._max_steps: int | None = None
+        self._executions = Executions(self)
+
+    @property
+    def execution(self) -> Execution | None:
+        """The steps of the latest execution; None where steps are taken one by one."""
+        return self._executions.latest
+
+    @property
+    def single_steps(self) -> str | None:
+        """Why steps are taken one by one; None where they are not."""
+        return self._executions.reason
 
     @property
     def step_loss(self) -> Tensor:
@@ -152,11 +170,16 @@ class LinearRegression(LightningModule):
         penalty: Tensor = h.l1 * self.weight.abs().sum() + h.l2 * self.weight.square().sum()
         return penalty
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch | Block, batch_idx: int) -> dict[str, Tensor]:
         """Return the objective under `loss`, and the mean squared error alone under `mse`.
 
-        `trueline.tensorboard.Scalars` logs; `self.log` would cost as much as the step.
+        Of a block, those of its last step. `trueline.tensorboard.Scalars` logs; `self.log` would
+        cost as much as the step.
         """
+        if isinstance(batch, Block):
+            objective, mse = self._executions.run(batch)
+            self._window.mse = mse
+            return {"loss": objective, "mse": mse}
         mse = self.loss(batch)
         self._window.batch, self._window.mse = batch, mse.detach()
         penalised = self.hparams["l1"] or self.hparams["l2"]
@@ -224,6 +247,8 @@ class LinearRegression(LightningModule):
         from several processes, whose shares of a batch need not be equal.
         """
         trainer = self.trainer
+        if self.execution is not None:
+            return  # its steps have been taken
         if trainer.accumulate_grad_batches == 1 and trainer.world_size == 1:
             loss.backward()
             return
@@ -241,6 +266,15 @@ class LinearRegression(LightningModule):
         undivided = trainer.accumulate_grad_batches * trainer.world_size
         (loss * (undivided * mine / window.size)).backward()
 
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Take a step by the optimizer; of an execution, leave its end in module and optimizer."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.execution is not None:
+            # Without gradients, which only a backward pass leaves, the optimizer did nothing.
+            self._executions.leave()
+
     def configure_optimizers(self) -> Any:
         """Return `torch.optim.SGD` with the hyperparameters of this module, and the schedule."""
         h: Any = self.hparams
@@ -249,14 +283,18 @@ class LinearRegression(LightningModule):
         )
         if not h.schedule:
             return optimizer
-        options, interval, _ = self._schedule
+        # This module tells a schedule that waits for a plateau itself, see lr_scheduler_step.
+        config = {"interval": self._schedule[1], "reduce_on_plateau": False}
+        return [optimizer], [{"scheduler": self.make_scheduler(optimizer), **config}]
+
+    def make_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Return the schedule for an optimizer."""
+        options = self._schedule[0]
         scheduler = getattr(torch.optim.lr_scheduler, options.pop("name"))
         if scheduler is torch.optim.lr_scheduler.OneCycleLR:
             options["cycle_momentum"] = False  # the momentum is the one that was asked for
             options["pct_start"] = float(options.get("pct_start", 0.3))  # torch takes no integer
-        # This module tells a schedule that waits for a plateau itself, see lr_scheduler_step.
-        config = {"interval": interval, "reduce_on_plateau": False}
-        return [optimizer], [{"scheduler": scheduler(optimizer, **options), **config}]
+        return scheduler(optimizer, **options)
 
     @property
     def _schedule(self) -> tuple[dict[str, Any], str, str]:
@@ -302,17 +340,19 @@ class LinearRegression(LightningModule):
         checkpoint["trueline_format"] = CHECKPOINT_FORMAT
         # Lightning's counters say whether; what the gradients were, no checkpoint of it holds.
         checkpoint["inside_step"] = not at_step_end(self.trainer)
+        checkpoint["execution"] = self._executions.state_dict()
         # An epoch that ends after a checkpoint is loaded has no metric of its own.
         checkpoint["metrics"] = {n: float(v) for n, v in self.trainer.callback_metrics.items()}
 
     def on_train_start(self) -> None:
-        """Bring back the metrics of a checkpoint, and the limit of steps."""
+        """Bring back what a checkpoint had, and look how steps can be taken."""
         if self._max_steps is not None:
             restore_max_steps(self.trainer, self._max_steps)
             self._max_steps = None
         for name, value in self._metrics.items():
             self.trainer.callback_metrics[name] = torch.tensor(value, dtype=torch.float64)
         self._metrics = {}
+        self._executions.start(LinearRegression)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let this module's hyperparameters win over those that a checkpoint's optimizer had."""
@@ -323,6 +363,7 @@ class LinearRegression(LightningModule):
         self._metrics = {str(n): v for n, v in metrics.items() if isinstance(v, float)}
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self._max_steps = hide_max_steps(self.trainer)
+        self._executions.load_state_dict(checkpoint.get("execution"))
         if states:
             self.check_schedule(checkpoint.get("hyper_parameters", {}))
         options = inspect.signature(torch.optim.SGD).parameters.keys() & h.keys()

@@ -1,4 +1,6 @@
-"""The one place that reads what Lightning keeps to itself about where a training stands."""
+"""The one place that touches what Lightning keeps to itself about where a training stands."""
+
+from dataclasses import fields
 
 from lightning.pytorch import Trainer
 
@@ -39,3 +41,47 @@ def at_end(trainer: Trainer) -> bool:
 def at_step_end(trainer: Trainer) -> bool:
     """Return whether the batch that has just ended was the last one of its optimizer step."""
     return not trainer.fit_loop._should_accumulate()
+
+
+def validates_every(trainer: Trainer) -> tuple[int | None, int | None]:
+    """Return after how many epochs, and how many batches, validation comes; None for not by these.
+
+    The batches are counted within an epoch where there is a number of epochs too.
+    """
+    if not trainer.enable_validation:
+        return None, None
+    epochs, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    if batches is None or (batches >= trainer.num_training_batches and epochs is not None):
+        return epochs, None
+    return epochs, int(batches)
+
+
+def advance(trainer: Trainer, batches: int, epochs: int) -> None:
+    """Count the steps that were taken in the place of one, while Lightning counts that one.
+
+    Args:
+        trainer: Inside the optimizer step of a batch.
+        batches: Of a step each, that one among them.
+        epochs: In which they lie; where these are several, they are whole.
+    """
+    extra, fit = batches - 1, trainer.fit_loop
+    loop, fetcher = fit.epoch_loop, fit._data_fetcher
+    assert fetcher is not None
+    in_epoch = extra if epochs == 1 else int(trainer.num_training_batches) - 1
+    optimizer = loop.automatic_optimization.optim_progress.optimizer
+    for progress, more in (
+        (loop.batch_progress.total, extra),
+        (loop.batch_progress.current, in_epoch),
+        (optimizer.step.total, extra),
+        (optimizer.step.current, in_epoch),
+        (optimizer.zero_grad.total, extra),
+        (optimizer.zero_grad.current, in_epoch),
+        (fit.epoch_progress.total, epochs - 1),
+        (fit.epoch_progress.current, epochs - 1),
+    ):
+        for field in fields(progress):
+            setattr(progress, field.name, getattr(progress, field.name) + more)
+    loop._batches_that_stepped += extra
+    fetcher.fetched += in_epoch
+    fetcher.done = fetcher.length is not None and fetcher.fetched >= fetcher.length
+    loop.batch_progress.is_last_batch = fetcher.done

@@ -38,6 +38,8 @@ class Report(Callback):
     A run that fails a check leaves a `result.json` too, with `error` saying why.
     """
 
+    knows_executions = True
+
     def __init__(self) -> None:
         self.result: dict[str, Any] | None = None
         self._start: float | None = None
@@ -70,7 +72,8 @@ class Report(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count whole passes over the data; Lightning counts one that was cut short as one."""
-        self._epochs += trainer.is_last_batch
+        if trainer.is_last_batch:
+            self._epochs = trainer.current_epoch + 1
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock: validation is not training."""
@@ -153,6 +156,7 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         **_fit(getattr(trainer, "datamodule", None), trained, h),
         "steps": trainer.global_step,
         "lr": h.lr,
+        "steps_at_once": _steps_at_once(pl_module),
         "crosscheck": check.report() if check else None,
         "environment": {
             "python": platform.python_version(),
@@ -165,6 +169,13 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
             "devices": trainer.world_size,
         },
     }
+
+
+def _steps_at_once(pl_module: LightningModule) -> str | None:
+    """Say how the steps were taken; None where the module does not say."""
+    if not hasattr(pl_module, "single_steps"):
+        return None
+    return f"one: {pl_module.single_steps}" if pl_module.single_steps else "many"
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of a training that diverged
@@ -223,6 +234,7 @@ def print_table(result: dict[str, Any]) -> None:
     facts = {
         "rows": _rows(n_samples, check) if n_samples else None,
         "correlation": _number(result["correlation"]) or None,
+        "steps at once": result["steps_at_once"],
         "training": f"{result['epochs']:,} epochs, {result['steps']:,} steps, lr {result['lr']:g}, "
         f"{result['seconds']:.1f} s",
         "converged": converged[result["converged"]],
@@ -243,7 +255,7 @@ def _rows(n_samples: int, check: dict[str, Any] | None) -> str:
 
 def _deviations(check: dict[str, Any]) -> str:
     ratios = check["worst_ratios"] | {"free run": check["free_run"]}
-    listed = [f"{ratio:.2f} in {name}" for name, ratio in ratios.items() if ratio is not None]
+    listed = [f"{ratio:.2g} in {name}" for name, ratio in ratios.items() if ratio is not None]
     skipped = f"; {check['steps_skipped']:,} steps skipped by the loss scale"
     said = f"as fractions of their bounds at most {', '.join(listed)}"
     return said + (skipped if check["steps_skipped"] else "")

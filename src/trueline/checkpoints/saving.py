@@ -42,6 +42,8 @@ class Checkpoints(Checkpoint):
             are not finite.
     """
 
+    knows_executions = True
+
     def __init__(
         self,
         every_n_steps: int | None = None,

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, however a process ends while it writes them."""
 
 import contextlib
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,10 @@ class WholeCheckpoints(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+        # By way of memory: torch does not say why it could not write to a file.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(Path(path), lambda file: file.write(content.getbuffer()))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

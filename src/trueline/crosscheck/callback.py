@@ -22,16 +22,19 @@ from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.learning_rate import Interval, MeantLr
 from trueline.crosscheck.ledger import EpochEnd, Ledger
 from trueline.crosscheck.meant import from_hyperparameters, meant_clipping, meant_schedule
-from trueline.crosscheck.reading import gather, training_rows
+from trueline.crosscheck.reading import batch_arrays, gather, training_rows
 from trueline.crosscheck.recorder import Recorder
 from trueline.crosscheck.refusals import arithmetic_of, refuse, refused_in_model, refused_settings
 from trueline.crosscheck.rows import RowCount, fingerprints, n_rows, same_kind
 from trueline.crosscheck.step import Reference
+from trueline.crosscheck.trace import FEW_NUMBERS, read
 from trueline.crosscheck.verdict import Failure, Tally
+from trueline.data.blocks import Block
 from trueline.errors import CheckFailed, RequestError
 from trueline.reference import SGD, LeastSquares
 from trueline.reference.plateau import ReduceLROnPlateau
 from trueline.reference.schedules import Schedule
+from trueline.tensorboard import RunLogger
 
 SAVED_AS = "crosscheck"
 """The entry of a checkpoint that holds what a resumed training is held against."""
@@ -124,6 +127,12 @@ class CrossCheck(Callback):
         }
 
     @property
+    def knows_executions(self) -> bool:
+        """Whether steps may be taken many at once: those of `LinearRegression` may."""
+        given = self.reference, self.optimizer, self.schedule
+        return not self.free_run and all(one is None for one in given)
+
+    @property
     def steps_checked(self) -> int:
         """Optimizer steps compared so far."""
         return self.ledger.steps_checked if self.ledger else 0
@@ -157,7 +166,9 @@ class CrossCheck(Callback):
         self._logged = trainer.global_step
 
     @np.errstate(all="ignore")  # a training that diverges is for StopWhenNotFinite to tell
-    def _open_ledger(self, trainer: Trainer, batch: Any, inside_epoch: bool) -> Ledger:
+    def _open_ledger(
+        self, trainer: Trainer, batch: Any, inside_epoch: bool, all_rows: Any
+    ) -> Ledger:
         """Begin to judge, now that there is a batch to ask the reference about."""
         hyperparameters = trainer.lightning_module.hparams
         start = self._recorder.initial
@@ -172,7 +183,6 @@ class CrossCheck(Callback):
             example=(start, batch),
         )
         bases = [rule.optimizer.lr for rule in judge.rules]
-        all_rows = training_rows(trainer) if self.count_rows else None
         counted = same_kind(all_rows, batch)
         rows = RowCount(fingerprints(all_rows), inside_epoch) if counted else None
         resumed = self._resumed if self._recorder.first_step else {}
@@ -200,9 +210,18 @@ class CrossCheck(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note the batch, and look whether the parameters are those that the last step left."""
-        arrays = self._recorder.start_batch(batch)
+        if isinstance(batch, Block):
+            tensors = trainer.train_dataloader.dataset.tensors  # type: ignore[union-attr]
+            arrays = batch_arrays(trainer.precision_plugin.convert_input([t[:1] for t in tensors]))
+        else:
+            arrays = self._recorder.start_batch(batch)
         if self.ledger is None:
-            self.ledger = self._open_ledger(trainer, arrays, batch_idx > 0)
+            rows = None
+            if self.count_rows and not isinstance(batch, Block):
+                rows = training_rows(trainer)
+            elif self.count_rows and sum(t.numel() for t in tensors) <= FEW_NUMBERS:
+                rows = training_rows(trainer, next(pl_module.parameters()).dtype)
+            self.ledger = self._open_ledger(trainer, arrays, batch_idx > 0, rows)
         if moved := self._recorder.moved():
             self._fail(moved)
         self._observe(trainer)
@@ -217,12 +236,16 @@ class CrossCheck(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Note what the step will use."""
-        self._recorder.start_step()
+        if getattr(pl_module, "execution", None) is None:
+            self._recorder.start_step()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Enter the step when the batch was the last one of its window."""
+        """Enter the step when the batch was the last one of its window; of a block, all steps."""
+        if isinstance(batch, Block):
+            self._enter_execution(trainer, pl_module)
+            return
         if not self._recorder.end_batch(outputs):
             return
         assert self.ledger is not None
@@ -232,6 +255,28 @@ class CrossCheck(Callback):
             self._fail(*failures)
         if step:
             self.ledger.enter(step)
+        self._metric_due = self._interval == "step"
+        self._log(trainer)
+        self._tell()
+
+    @np.errstate(all="ignore")  # a training that diverges is for StopWhenNotFinite to tell
+    def _enter_execution(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Enter the steps of an execution."""
+        ledger, execution = self.ledger, pl_module.execution
+        assert ledger is not None
+        first = trainer.global_step - execution.steps  # type: ignore[union-attr, operator]
+        buffers, after, failures = self._recorder.end_execution(trainer.global_step)
+        if failures:
+            self._fail(*failures)
+        ledger.settle()
+        traces = list(read(trainer, execution, first, buffers, after, ledger.lr))  # type: ignore[arg-type]
+        for trace in traces:
+            ledger.enter_trace(trace)
+        if ledger.rows is not None:
+            loader: Any = trainer.train_dataloader
+            per_epoch = int(trainer.num_training_batches)
+            whole, full = per_epoch == len(loader), loader.batch_size >= len(loader.dataset)
+            ledger.count_rows(traces, whole, full)
         self._metric_due = self._interval == "step"
         self._log(trainer)
         self._tell()
@@ -286,14 +331,21 @@ class CrossCheck(Callback):
         from a checkpoint has the same points.
         """
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        step = trainer.global_step
-        due = step != self._logged and (at_end or (every > 0 and step % every == 0))
-        if trainer.logger and due:
-            assert self.ledger is not None
-            self.ledger.settle()
-            self._logged = step
-            metrics = {"crosscheck/worst_ratio": self.ledger.tally.since_last_asked()}
-            trainer.logger.log_metrics(metrics, step)
+        step, logger = trainer.global_step, trainer.logger
+        due = [] if every < 1 else list(range((self._logged // every + 1) * every, step + 1, every))
+        if at_end and step != (due or [self._logged])[-1]:
+            due.append(step)
+        if not logger or not due:
+            return
+        assert self.ledger is not None
+        self.ledger.settle()
+        self._logged = due[-1]
+        name, worst = "crosscheck/worst_ratio", self.ledger.tally.worst_up_to(due)
+        if isinstance(logger, RunLogger):
+            logger.log_points([name], [[ratio] for ratio in worst], due)
+            return
+        for number, ratio in zip(due, worst, strict=True):
+            logger.log_metrics({name: ratio}, number)
 
     def _fail(self, *failures: Failure) -> None:
         """Note failures that it takes no reference to see."""

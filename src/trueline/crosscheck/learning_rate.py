@@ -37,6 +37,11 @@ class MeantLr:
             self._plateaus = [schedule.start(base) for base in bases]
         self._latest = -1, self._without_error(bases)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the schedule waits for a plateau."""
+        return isinstance(self.schedule, ReduceLROnPlateau)
+
     def at(self, steps: int, epochs: int) -> Array:
         """Return the learning rates after so many steps and epochs, each with a bound on its error.
 

@@ -16,8 +16,9 @@ from trueline.crosscheck.free_run import FreeRun
 from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.layout import Layout
 from trueline.crosscheck.learning_rate import MeantLr
-from trueline.crosscheck.rows import RowCount
+from trueline.crosscheck.rows import RowCount, fingerprints
 from trueline.crosscheck.step import Step
+from trueline.crosscheck.trace import Trace
 from trueline.crosscheck.verdict import Failure, Quantity, Tally
 
 AT_ONCE = 8
@@ -109,6 +110,59 @@ class Ledger:
         if early or self._steps >= MOST_STEPS or self._steps * self._numbers_each >= MOST_NUMBERS:
             self.settle()
 
+    @np.errstate(all="ignore")  # a training that diverges is for StopWhenNotFinite to tell
+    def enter_trace(self, trace: Trace) -> None:
+        """Judge steps that were composed, at once."""
+        self.settle()
+        self.steps_checked += len(trace.numbers)
+        compared, gradient = self.judge.judge_trace(trace)
+        out = self.tally.add(compared, recent=False)
+        worst = np.zeros(len(trace.numbers))
+        for quantity in compared:
+            reported = quantity.kind in ("loss", "gradient")
+            at = trace.reported if reported else slice(None)
+            worst[at] = np.maximum(worst[at], self.tally.by_step(quantity))
+        self.tally.add_steps(trace.numbers, worst)
+        if out is None or self.first_failure:
+            return
+        for k in range(len(trace.numbers)):
+            of_step = [_of_step(quantity, k, trace) for quantity in compared]
+            found = [quantity for quantity in of_step if quantity is not None]
+            failure = self._look(trace.step(k, gradient[k]), found)
+            if failure:
+                self.first_failure = failure
+                return
+
+    def count_rows(self, traces: list[Trace], whole: bool, full_batch: bool) -> None:
+        """Count the rows of an execution, but leave the end of its last epoch to an `EpochEnd`.
+
+        Args:
+            traces: Of all its steps.
+            whole: Whether an epoch's steps serve all rows.
+            full_batch: Whether each step does.
+        """
+        assert self.rows is not None
+        wrong, epoch = None, 0
+        if full_batch:
+            first, last = traces[0], traces[-1]
+            epoch, more = int(first.epochs[0]), int(last.epochs[-1] - first.epochs[0])
+            [rows] = _fingerprints(first)
+            if more:
+                wrong = self.rows.repeat(rows, epoch, more, int(first.numbers[0]))
+            self.rows.serve([rows], int(last.numbers[-1]))
+        else:
+            served = sorted(entry for trace in traces for entry in _served(trace))
+            epochs = [epoch for _, epoch, _, _ in served]
+            for (number, epoch, _, rows), following in zip(
+                served, [*epochs[1:], epochs[-1]], strict=True
+            ):
+                self.rows.serve([rows], number)
+                if following != epoch and (wrong := self.rows.end_epoch(epoch, whole)):
+                    break
+        if wrong and self.first_failure is None:
+            step = self.rows.foreign_step or (int(traces[0].numbers[0]) if full_batch else number)
+            self.first_failure = Failure(step, f"rows of epoch {epoch}", cause=wrong)
+
     def fail(self, failure: Failure) -> None:
         """Note a failure that was seen outside, after all entries before it."""
         self.settle()
@@ -184,6 +238,31 @@ class Ledger:
         name = quantity_name(kind, entry, self.judge.layout, len(step.parts))
         found, expected, bound = (float(array[at]) for array in arrays)
         return Failure(step.number, name, found, expected, bound, ratio, cause)
+
+
+def _served(trace: Trace) -> Any:
+    """Return number, epoch, place and fingerprints of each step; no two places are the same."""
+    numbers, epochs = trace.numbers.tolist(), trace.epochs.tolist()
+    return zip(numbers, epochs, range(len(numbers)), _fingerprints(trace), strict=True)
+
+
+def _fingerprints(trace: Trace) -> Any:
+    """Return those of the rows of each step, shape (n_steps or 1, n_rows)."""
+    X, y, *weights = (array.reshape(-1, *array.shape[2:]) for array in trace.batch)
+    return fingerprints((X, y, *weights)).reshape(len(trace.batch[0]), -1)
+
+
+def _of_step(quantity: Quantity, k: int, trace: Trace) -> Quantity | None:
+    """Return the comparison of one step, if it has one."""
+    if quantity.kind in ("loss", "gradient"):
+        at = np.flatnonzero(trace.reported == k)
+        if not len(at):
+            return None
+        k = int(at[0])
+    found, expected, bound = (
+        np.atleast_1d(getattr(quantity, name)[k]) for name in ("found", "expected", "bound")
+    )
+    return Quantity(quantity.kind, found, expected, bound, quantity.entries)
 
 
 def quantity_name(kind: str, entry: int, layout: Layout, n_parts: int) -> str:

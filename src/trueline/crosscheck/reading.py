@@ -109,15 +109,18 @@ def gather(trainer: Trainer, mine: Any) -> list[Any]:
     return everyone
 
 
-def training_rows(trainer: Trainer) -> Any:
+def training_rows(trainer: Trainer, dtype: torch.dtype | None = None) -> Any:
     """Return the rows of the training data as one batch; None where they are not to be had.
 
     They are to be had from a loader whose `dataset` is a `TensorDataset`. The precision that
-    converts a batch before the model sees it converts them too.
+    converts a batch before the model sees it converts them too; executions have them in the dtype
+    of the parameters.
     """
     dataset = getattr(trainer.train_dataloader, "dataset", None)
     if not isinstance(dataset, torch.utils.data.TensorDataset):
         return None
+    if dtype is not None:
+        return tuple(np.float64(tensor.to(dtype).numpy()) for tensor in dataset.tensors)
     return batch_arrays(trainer.precision_plugin.convert_input(dataset.tensors))
 
 

@@ -130,6 +130,22 @@ class Recorder:
         )
         return step, failures
 
+    def end_execution(self, number: int) -> tuple[Array | None, Array, list[Failure]]:
+        """Note what an execution left.
+
+        Returns:
+            The momentum buffers before it, the parameters after it, and what is wrong with them
+            that takes no reference to see.
+        """
+        before = self._buffers
+        self.last, self._buffers = self._state.parameters(), self._state.buffers()
+        self.forget_window()
+        failures = []
+        if self._trainer.world_size > 1:
+            everyone = gather(self._trainer, (self.last,))
+            failures = apart(everyone, number)
+        return before, self.last, failures
+
     def moved(self) -> Failure | None:
         """Return a failure where the parameters are not, to the bit, what the last step left."""
         before, self.last = self.last, self._state.parameters()

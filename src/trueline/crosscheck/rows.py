@@ -163,6 +163,20 @@ class RowCount:
             return "a row was served that is not in the data"
         return self._wrong_counts(served, whole)
 
+    def repeat(self, rows: Fingerprints, epoch: int, epochs: int, step: int) -> str | None:
+        """Count epochs that all served the same rows in one step each.
+
+        Args:
+            rows: Of each step.
+            epoch: The first.
+            epochs: Their number, ≥ 1.
+            step: The first.
+        """
+        self.serve([rows], step)
+        if (wrong := self.end_epoch(epoch, whole=True)) is None:
+            self.epochs += epochs - 1
+        return wrong
+
     def _wrong_counts(self, served: Fingerprints, whole: bool) -> str | None:
         """Say which rows were served too often, and which not often enough."""
         there = self._there

@@ -93,14 +93,21 @@ class Tally:
         self._tiny = TINY.get(arithmetic.parameters, TINY[SINGLE])
         self.worst = dict.fromkeys(("loss", "gradient", "parameters"), 0.0)
         self._recent = 0.0
+        self._by_step: list[tuple[NDArray[np.int64], Array]] = []
 
     @property
     def worst_ratio(self) -> float:
         """The largest deviation as a fraction of its bound."""
         return max(self.worst.values())
 
-    def add(self, quantities: list[Quantity]) -> tuple[Quantity, int, float] | None:
+    def add(
+        self, quantities: list[Quantity], recent: bool = True
+    ) -> tuple[Quantity, int, float] | None:
         """Take comparisons in; return the first that is out of its bound, if any.
+
+        Args:
+            quantities: Compared.
+            recent: Whether they belong to the latest steps; else `add_steps` says to which.
 
         Returns:
             The quantity, its entry that is furthest out, and the ratio there.
@@ -117,7 +124,8 @@ class Tally:
             kind = quantity.kind if quantity.kind in self.worst else "parameters"
             self.worst[kind] = max(self.worst[kind], worst)
         worst = float(worsts.max())
-        self._recent = max(self._recent, worst)
+        if recent:
+            self._recent = max(self._recent, worst)
         if worst <= 1:
             return None
         k = int(np.argmax(worsts > 1))
@@ -128,20 +136,42 @@ class Tally:
         """Take in a ratio of the parameters that was found outside."""
         self.worst["parameters"] = max(self.worst["parameters"], ratio)
 
+    def by_step(self, quantity: Quantity) -> Array:
+        """Return the largest ratio of each step in a comparison of many, shape (n_steps,)."""
+        found = ratios(quantity, self._tiny)
+        return np.asarray(found.reshape(len(found), -1).max(axis=1))
+
     def worst_of(self, quantity: Quantity) -> float:
         """Return the largest ratio in one comparison."""
         return float(ratios(quantity, self._tiny).max())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the ratios so far, for a training that goes on from a checkpoint."""
-        return {"worst": dict(self.worst), "recent": self._recent}
+        recent = [self._recent, *(worst.max() for _, worst in self._by_step)]
+        return {"worst": dict(self.worst), "recent": float(max(recent))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a checkpoint was made."""
         self.worst = dict(state["worst"])
         self._recent = state["recent"]
 
-    def since_last_asked(self) -> float:
-        """Return the worst ratio since this was asked before."""
-        recent, self._recent = self._recent, 0.0
-        return recent
+    def add_steps(self, numbers: NDArray[np.int64], worst: Array) -> None:
+        """Note the worst ratio of each of some steps, to be told by `worst_up_to`."""
+        self._by_step.append((numbers, worst))
+
+    def worst_up_to(self, numbers: list[int]) -> list[float]:
+        """Return the worst ratios from the number asked for last to the first of these, and so on.
+
+        Args:
+            numbers: Of steps, ascending.
+        """
+        if not self._by_step:
+            recent, self._recent = self._recent, 0.0
+            return [recent, *[0.0] * (len(numbers) - 1)]
+        steps, worst = (np.concatenate(part) for part in zip(*self._by_step, strict=True))
+        at = np.searchsorted(numbers, steps)
+        found = np.zeros(len(numbers) + 1)
+        found[0] = self._recent
+        np.maximum.at(found, at, worst)
+        self._by_step, self._recent = [], float(found[-1])
+        return found[:-1].tolist()  # type: ignore[no-any-return]

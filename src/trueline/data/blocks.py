@@ -1,17 +1,26 @@
-"""The order of rows as a pure function of (seed, epoch), and batches cut from it.
+"""The order of rows as a pure function of (seed, epoch), and the batches and blocks cut from it.
 
-Rows stay in the arrays they came in: a batch in order is a view, a shuffled one a single gather.
+Rows stay in the arrays they came in: batches in order are a view, shuffled ones a single gather.
 No row passes through Python by itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import SequentialSampler, TensorDataset
 
 from trueline.errors import RequestError
+
+Numbers = NDArray[np.int64]
+
+FEW_ROWS = 2**16
+"""Up to so many rows the order of an epoch is drawn as a whole, from all orders alike."""
+ROUNDS = 4
+"""Of the mixing of more rows; after three, orders cannot be told from drawn ones any more."""
 
 
 class RowOrder:
@@ -37,17 +46,71 @@ class RowOrder:
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
+        self._drawn: tuple[int, Any] = -1, None
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next."""
         self.epoch = epoch
 
-    def rows(self, epoch: int) -> Tensor:
-        """Return the row numbers of one epoch in order, shape (n_samples,)."""
+    def rows(self, epoch: int, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return the row numbers of one epoch in order, or of a part of it, shape (stop − start,).
+
+        Of many rows each part is worked out by itself, without the whole order in memory.
+        """
+        stop = self.n_samples if stop is None else stop
         if not self.shuffle:
-            return torch.arange(self.n_samples)
-        generator = np.random.default_rng((self.seed, epoch))
-        return torch.from_numpy(generator.permutation(self.n_samples))
+            return torch.arange(start, stop)
+        if self._drawn[0] != epoch:
+            generator = np.random.default_rng((self.seed, epoch))
+            few = self.n_samples <= FEW_ROWS
+            mixed = generator.permutation if few else lambda n: _Mixing(n, generator)
+            self._drawn = epoch, mixed(self.n_samples)
+        return torch.from_numpy(self._drawn[1][start:stop])
+
+
+class _Mixing:
+    """An order of the numbers below n in which any part can be worked out by itself.
+
+    A number of so many bits goes through rounds of steps that can all be undone: add, multiply by
+    an odd number, fold the upper half onto the lower. What comes out below n keeps its place; what
+    does not goes through again ("cycle walking").
+
+    Args:
+        n: How many numbers, ≥ 2.
+        generator: Draws the summands and factors.
+
+    References:
+        Black & Rogaway, "Ciphers with Arbitrary Finite Domains" (2002): cycle walking.
+        Mitchell, Stokes, Frank & Holmes, "Bandwidth-Optimal Random Shuffling for GPUs" (2022).
+    """
+
+    def __init__(self, n: int, generator: np.random.Generator) -> None:
+        bits = (n - 1).bit_length()
+        self._dtype = np.uint32 if bits <= 32 else np.uint64
+        drawn = generator.integers(0, 2**bits, (2, ROUNDS), np.uint64)
+        self._n, self._mask = n, self._dtype((1 << bits) - 1)
+        self._half = self._dtype((bits + 1) // 2)
+        self._rounds = [(self._dtype(a), self._dtype(b | 1)) for a, b in drawn.T.tolist()]
+
+    def __getitem__(self, part: slice) -> Numbers:
+        x = np.arange(part.start, part.stop, dtype=self._dtype)
+        self._mix(x)
+        outside = np.flatnonzero(x >= self._n)
+        while len(outside):
+            again = x[outside]
+            self._mix(again)
+            x[outside] = again
+            outside = outside[again >= self._n]
+        return x.astype(np.int64)
+
+    def _mix(self, x: NDArray[Any]) -> None:
+        folded = np.empty_like(x)
+        for summand, factor in self._rounds:
+            x += summand
+            x *= factor
+            x &= self._mask
+            np.right_shift(x, self._half, out=folded)
+            x ^= folded
 
 
 class InOrder(RowOrder, SequentialSampler):
@@ -65,6 +128,20 @@ class InOrder(RowOrder, SequentialSampler):
         SequentialSampler.__init__(self, range(n_samples))
 
 
+class Block(NamedTuple):
+    """Consecutive batches for one execution, told and not yet gathered.
+
+    Args:
+        epoch: Of the first batch.
+        batch: Its number in that epoch.
+        batches: How many; they may run on through whole epochs.
+    """
+
+    epoch: int
+    batch: int
+    batches: int
+
+
 class BatchLoader:
     """Serves the rows of a dataset in batches; what Lightning takes as a dataloader.
 
@@ -79,6 +156,12 @@ class BatchLoader:
         order: The order of rows. Lightning finds it under the name `sampler`.
         rank: This process, from 0 to world_size − 1.
         world_size: Number of processes, ≥ 1.
+        joined: The rows of the dataset as one matrix `[x, 1, y]`, of which blocks are made.
+        largest: Its largest entry in magnitude.
+
+    Attributes:
+        ahead: When set, how many batches to serve next as one `Block`, given the epoch and the
+            batch that comes next; None for a batch by itself.
 
     Example:
         >>> dataset = TensorDataset(torch.arange(5), 10 * torch.arange(5))
@@ -98,13 +181,18 @@ class BatchLoader:
         order: RowOrder,
         rank: int = 0,
         world_size: int = 1,
+        joined: Tensor | None = None,
+        largest: float = 0.0,
     ) -> None:
         self.dataset = dataset
+        self.joined = joined
+        self.largest = largest
         self.batch_size = batch_size
         self.sampler = order
         self.rank = rank
         self.world_size = world_size
         self.position = 0
+        self.ahead: Callable[[int, int], int | None] | None = None
         self._start = 0
 
     def state_dict(self) -> dict[str, int]:
@@ -140,17 +228,22 @@ class BatchLoader:
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...] | Block]:
         # Read here, at the first batch: set_epoch comes after iter().
-        start, self._start = self._start, 0
-        order = self.sampler.rows(self.sampler.epoch) if self.sampler.shuffle else None
-        for k in range(start, len(self)):
-            self.position = k + 1
-            rows = self._share(k)
-            at = rows if order is None else order[rows]
-            yield tuple(tensor[at] for tensor in self.dataset.tensors)
+        k, self._start = self._start, 0
+        epoch = self.sampler.epoch
+        while k < len(self):
+            ahead = self.ahead(epoch, k) if self.ahead else None
+            self.position = min(k + (ahead or 1), len(self))
+            yield Block(epoch, k, ahead) if ahead else self._batch(epoch, k)
+            k = self.position
 
-    def _share(self, k: int) -> slice:
+    def _batch(self, epoch: int, k: int) -> tuple[Tensor, ...]:
+        at = self.share(k)
+        rows = self.sampler.rows(epoch, at.start, at.stop) if self.sampler.shuffle else at
+        return tuple(tensor[rows] for tensor in self.dataset.tensors)
+
+    def share(self, k: int) -> slice:
         """Return where in the order this process finds its rows of batch k."""
         first = k * self.batch_size
         rows = min(self.batch_size, len(self.dataset) - first)
@@ -158,3 +251,51 @@ class BatchLoader:
             first + rows * self.rank // self.world_size,
             first + rows * (self.rank + 1) // self.world_size,
         )
+
+    def groups(
+        self, epoch: int, batches: Numbers, per_epoch: int
+    ) -> Iterator[tuple[Any, slice | Tensor]]:
+        """Return the rows of some batches, those of equal size together.
+
+        Args:
+            epoch: From whose first batch they are counted, on into later epochs.
+            batches: Their numbers, ascending.
+            per_epoch: Batches an epoch, which may be fewer than there are.
+
+        Returns:
+            For each size, which of the batches have it, and the numbers of this process's rows in
+            them: a slice of consecutive ones, or a tensor of shape (n_batches, size).
+        """
+        last = len(self) - 1
+        short = (batches % per_epoch == last) & (len(self.dataset) % self.batch_size > 0)
+        for of_this_size in (~short, short):
+            which = np.flatnonzero(of_this_size)
+            if len(which):
+                rows = self._rows(epoch, batches[which], per_epoch)
+                at = (
+                    slice(which[0], which[-1] + 1)
+                    if len(which) == which[-1] - which[0] + 1
+                    else which
+                )
+                yield at, rows
+
+    def _rows(self, epoch: int, batches: Numbers, per_epoch: int) -> slice | Tensor:
+        """Return the rows of batches of equal size."""
+        epochs, within = np.divmod(batches, per_epoch)
+        share, first = self.share(int(within[0])), int(within[0]) * self.batch_size
+        if not self.sampler.shuffle:
+            consecutive = len(batches) == within[-1] - within[0] + 1 and epochs[0] == epochs[-1]
+            if consecutive and self.world_size == 1:
+                return slice(first, first + len(batches) * (share.stop - share.start))
+            starts = torch.from_numpy(within * self.batch_size + share.start - first)
+            return starts[:, None] + torch.arange(share.stop - share.start)
+        mine = slice(share.start - first, share.stop - first)
+        parts = []
+        for e in np.unique(epochs).tolist():
+            of_epoch = within[epochs == e]
+            for run in np.split(of_epoch, np.flatnonzero(np.diff(of_epoch) != 1) + 1):
+                start = int(run[0]) * self.batch_size
+                stop = min(start + len(run) * self.batch_size, len(self.dataset))
+                rows = self.sampler.rows(epoch + e, start, stop)
+                parts.append(rows.view(len(run), -1)[:, mine])
+        return torch.cat(parts)

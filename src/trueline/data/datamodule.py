@@ -60,11 +60,17 @@ class RegressionData(LightningDataModule):
             wrong += _weight_problems(weights, features.shape[:1])
         if wrong:
             raise ValueError("; ".join(wrong))
-        # Copies: what the caller does to the arrays later must not change the training.
-        self.X = torch.from_numpy(np.array(features, order="C"))
-        self.y = torch.from_numpy(np.array(targets, order="C"))
-        self.sample_weight = None if weights is None else torch.from_numpy(np.array(weights))
         self.n_samples, self.n_features = features.shape
+        self.joined = _joined(features, targets)
+        self.largest = float(max(self.joined.max(), -self.joined.min()))
+        # Copies: what the caller does to the arrays later must not change the training.
+        if features.dtype == targets.dtype == self.joined.numpy().dtype:
+            self.X = self.joined[:, : self.n_features]
+            self.y = self.joined[:, self.n_features + 1 :].view(-1, *targets.shape[1:])
+        else:
+            self.X = torch.from_numpy(np.array(features, order="C"))
+            self.y = torch.from_numpy(np.array(targets, order="C"))
+        self.sample_weight = None if weights is None else torch.from_numpy(np.array(weights))
         self.n_targets = 1 if targets.ndim == 1 else targets.shape[1]
         self.batch_size = batch_size
         rows = self.n_samples
@@ -82,7 +88,7 @@ class RegressionData(LightningDataModule):
         digest = hashlib.blake2b(digest_size=16)
         for tensor in tensors:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.numpy().data)
+            digest.update(np.ascontiguousarray(tensor.numpy()).data)
         return digest.hexdigest()
 
     def train_dataloader(self) -> BatchLoader:
@@ -108,7 +114,23 @@ class RegressionData(LightningDataModule):
         batch_size = self.batch_size or self.n_samples
         trainer = self.trainer if shared else None
         share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return BatchLoader(TensorDataset(*tensors), batch_size, order, *share)
+        return BatchLoader(
+            TensorDataset(*tensors), batch_size, order, *share, self.joined, self.largest
+        )
+
+
+def _joined(features: np.ndarray, targets: np.ndarray) -> torch.Tensor:
+    """Return rows `[x, 1, y]` in one floating dtype, to be read or gathered at once."""
+    targets = targets.reshape(len(targets), -1)
+    dtype = np.result_type(features, targets, np.float32)
+    n_features = features.shape[1]
+    joined = np.empty((len(features), n_features + 1 + targets.shape[1]), dtype)
+    joined[:, :n_features], joined[:, n_features], joined[:, n_features + 1 :] = (
+        features,
+        1,
+        targets,
+    )
+    return torch.from_numpy(joined)
 
 
 def _problems(

@@ -1,0 +1,242 @@
+"""What an execution did, step by step, as arrays: many steps in the place of one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trueline.crosscheck.learning_rate import MeantLr
+from trueline.crosscheck.reading import gather
+from trueline.crosscheck.step import Part, Step
+from trueline.executions.rows import Rows
+from trueline.executions.spans import Execution
+from trueline.reference.rounding import DOUBLE, SINGLE
+
+Array = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+
+FEW_NUMBERS = 100_000
+"""Of data with no more entries than this, every step of an execution is compared."""
+ONE_IN = 251
+"""Of larger data, so many steps are stood for by one; odd, so that no level of the tree of products
+is left out. To take a step once more in NumPy costs some ten times what it cost to compose it."""
+
+
+@dataclass
+class Trace:
+    """Steps of one span with batches of one size; vectors are laid out by a `Layout`.
+
+    Args:
+        numbers: Of the steps, counted from 1.
+        epochs: Of each, counted from 0.
+        before: Parameters before each step, (n, P); so all that have no other shape.
+        after: Parameters after it.
+        origin: Where the span began, (1, P).
+        buffer: Momentum buffers before each step; None at the first of a training.
+        buffer_after: Those after it; nan where there is none.
+        lr: That was used.
+        lrs: That is meant, with a bound on its error, (n, n_rules, 2).
+        batch: X, y, and weights where rows have them, with an axis for the steps in front, of one
+            entry where all have the same rows.
+        summed: Unit roundoff of the sums over rows.
+        composed: Unit roundoff to which a composed step is right.
+        rounded: Unit roundoff of the parameters after each step, (n, 1).
+        reported: Which of the steps have a loss and a gradient, which are as follows.
+        losses: (len(reported),).
+        gradients: (len(reported), P).
+        by_residuals: Whether they come from the residuals of each row.
+    """
+
+    numbers: Numbers
+    epochs: Numbers
+    before: Array
+    after: Array
+    origin: Array
+    buffer: Array | None
+    buffer_after: Array
+    lr: Array
+    lrs: Array
+    batch: tuple[Array, ...]
+    summed: float
+    composed: float
+    rounded: Array
+    reported: Numbers
+    losses: Array
+    gradients: Array
+    by_residuals: bool
+
+    def step(self, k: int, gradient: Array) -> Step:
+        """Return one of the steps, with a gradient."""
+        one = slice(k, k + 1)
+        X, y, *weights = (array[k if len(array) > 1 else 0] for array in self.batch)
+        batch = X, y[:, 0] if y.shape[1] == 1 else y, *weights
+        return Step(
+            number=int(self.numbers[k]),
+            epoch=int(self.epochs[k]),
+            parts=[Part(batch)],
+            before=self.before[k],
+            gradient=gradient,
+            after=self.after[k],
+            buffer=None if self.buffer is None else self.buffer[k],
+            buffer_after=self.buffer_after[k],
+            lr=self.lr[k],
+            lrs=self.lrs[one][0],
+        )
+
+
+def chosen(rows: Rows, first: int, steps: int) -> Numbers:
+    """Return which steps of an execution are compared, from 0.
+
+    Args:
+        rows: Of the training.
+        first: How many steps came before.
+        steps: Of the execution.
+    """
+    every = np.arange(steps)
+    if rows.Z.numel() <= FEW_NUMBERS:
+        return every
+    one_in = ONE_IN * max(1, rows.loader.batch_size * rows.Z.shape[1] // FEW_NUMBERS)
+    picked = (first + every) % one_in == 0
+    picked[-1] |= first == 0 and not rows.full_batch
+    if not picked.any() and first == 0:
+        picked[0] = True
+    return np.asarray(every[picked])
+
+
+def read(
+    trainer: Trainer,
+    execution: Execution,
+    first: int,
+    buffers: Array | None,
+    after: Array,
+    meant: MeantLr,
+) -> Iterator[Trace]:
+    """Return the steps of an execution that are compared.
+
+    Args:
+        trainer: That has just taken it.
+        execution: The latest.
+        first: How many steps came before it.
+        buffers: The momentum buffers that the steps before have left.
+        after: The module's parameters now.
+        meant: The learning rates that are meant.
+    """
+    rows = execution.pieces[0].span.rows
+    begun = 0
+    for span, start, stop in execution.pieces:
+        n = stop - start
+        mine = chosen(rows, first, execution.steps)
+        mine = mine[(begun <= mine) & (mine < begun + n)]
+        within = mine - begun + start
+        groups = [(slice(None), rows.everything())] if rows.full_batch else None
+        for at, batch in groups or _batches(trainer, rows, span, within):
+            steps, numbers = within[at], first + mine[at]
+            if not len(steps):
+                continue
+            first_of_all = span.start.buffers is None and span.rule.momentum and steps[0] == 0
+            parts = [slice(0, 1), slice(1, None)] if first_of_all else [slice(None)]
+            for part in parts:
+                if len(steps[part]):
+                    alone = batch if len(batch[0]) == 1 else tuple(a[part] for a in batch)
+                    ends = after if begun + n == execution.steps else None
+                    left = buffers if numbers[part][0] == first else None
+                    piece = span, stop, steps[part], numbers[part]
+                    yield _trace(piece, alone, execution.points, first, (left, ends), meant)
+        begun += n
+
+
+def _batches(trainer: Trainer, rows: Rows, span: Any, within: Numbers) -> Iterator[Any]:
+    """Return the batches of some steps over all processes, those of equal size together."""
+    if not len(within):
+        return
+    mine = [
+        (np.arange(len(within))[at], _arrays(rows, Z, weight))
+        for at, Z, weight in rows.of(span.position.epoch, span.position.batch + within)
+    ]
+    everyone = gather(trainer, mine)
+    for k, (at, _) in enumerate(mine):
+        parts = zip(*(theirs[k][1] for theirs in everyone), strict=True)
+        yield at, tuple(np.concatenate(part, axis=1) for part in parts)
+
+
+def _arrays(rows: Rows, Z: Tensor, weight: Tensor | None) -> tuple[Array, ...]:
+    """Return X, y and weights in float64."""
+    # The training has them in its own precision first.
+    joined = Z.to(rows.dtype).double().cpu().numpy()
+    p = joined.shape[-1] - rows.n_targets
+    batch = joined[..., : p - 1], joined[..., p:]
+    return batch if weight is None else (*batch, weight.to(rows.dtype).double().cpu().numpy())
+
+
+def _vectors(states: Tensor | None) -> Any:
+    return None if states is None else np.array(states.flatten(1).cpu().numpy())
+
+
+def _trace(
+    piece: tuple[Any, int, Numbers, Numbers],
+    batch: tuple[Array, ...],
+    points: Any,
+    first: int,
+    around: tuple[Array | None, Array | None],
+    meant: MeantLr,
+) -> Trace:
+    """Return some steps of a span as a trace.
+
+    Args:
+        piece: The span, the step after the last of the execution in it, the steps, and how many
+            came before each.
+        batch: Of the steps.
+        points: That were reported.
+        first: How many steps came before the execution.
+        around: The momentum buffers before the first step, where it is the execution's first; the
+            parameters after the last, where it may be the execution's last.
+        meant: The learning rates that are meant.
+    """
+    span, stop, steps, numbers = piece
+    left, ends = around
+    before, buffer = map(_vectors, span.states(steps))
+    after, buffer_after = map(_vectors, span.states(steps + 1))
+    rounded = np.zeros((len(steps), 1))
+    dtype = span.rows.dtype
+    if steps[-1] + 1 == stop and (ends is not None or stop == len(span)):
+        # There the states were brought to the precision of the training.
+        after[-1] = torch.from_numpy(after[-1]).to(dtype).double().numpy()
+        if buffer_after is not None:
+            buffer_after[-1] = torch.from_numpy(buffer_after[-1]).to(dtype).double().numpy()
+        rounded[-1] = DOUBLE if dtype == torch.float64 else SINGLE
+        if ends is not None:
+            after[-1] = ends
+    epochs = span.position.epoch + (span.position.batch + steps) // span.rows.per_epoch
+    if steps[0] == 0 and left is not None and buffer is not None:
+        buffer[0] = left  # which the span should have taken up
+    elif steps[0] == 0 and span.start.buffers is None:
+        buffer = None
+    reported = np.flatnonzero(np.isin(numbers, first + points.steps))
+    at = np.searchsorted(first + points.steps, numbers[reported])
+    schedule = zip(numbers.tolist(), epochs.tolist(), strict=True)
+    by_itself = meant.schedule is not None and not meant.waits
+    lrs = [meant.at(*when) for when in schedule] if by_itself else [meant.at(0, 0)] * len(steps)
+    return Trace(
+        numbers=numbers + 1,
+        epochs=epochs,
+        before=before,
+        after=after,
+        origin=span.start.parameters.reshape(1, -1).cpu().numpy(),
+        buffer=buffer,
+        buffer_after=np.full_like(after, np.nan) if buffer_after is None else buffer_after,
+        lr=np.repeat(span.lrs.cpu().numpy()[steps][:, None], after.shape[1], axis=1),
+        lrs=np.array(lrs),
+        batch=batch,
+        summed=SINGLE if span.summed_in == torch.float32 else DOUBLE,
+        composed=0.0 if span.polished else SINGLE,
+        rounded=rounded,
+        reported=reported,
+        losses=points.losses[at],
+        gradients=points.gradients[at],
+        by_residuals=not span.rows.full_batch,
+    )

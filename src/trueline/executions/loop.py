@@ -1,0 +1,240 @@
+"""Executions under Lightning: from the module and its optimizer, and back into them."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from trueline.data.blocks import Block
+from trueline.errors import RequestError
+from trueline.executions.lookahead import Lookahead, reason_for_single_steps
+from trueline.executions.rows import Rows
+from trueline.executions.spans import Execution, Executor, State
+from trueline.progress import advance
+from trueline.recurrence import Rule
+
+if TYPE_CHECKING:
+    from trueline.module import LinearRegression
+
+
+class Executions:
+    """Takes the steps of a training many at once, where that is possible.
+
+    Args:
+        module: That is trained.
+
+    Attributes:
+        latest: The latest execution; None where steps are taken one by one.
+        reason: Why they are, or None.
+    """
+
+    def __init__(self, module: "LinearRegression") -> None:
+        self._module = module
+        self._executor: Executor | None = None
+        self._saved: Mapping[str, Any] | None = None
+        self.latest: Execution | None = None
+        self.reason: str | None = None
+
+    def start(self, own: type) -> None:
+        """Look how the steps of a training can be taken, and tell its loader.
+
+        Args:
+            own: The class whose steps are known to be affine.
+        """
+        module, trainer = self._module, self._module.trainer
+        self.latest = self._executor = None
+        self.reason = reason_for_single_steps(trainer, module, own)
+        if self.reason:
+            return
+        h: Any = module.hparams
+        loader: Any = trainer.train_dataloader
+        weights = loader.dataset.tensors[2:]
+        per_epoch = int(trainer.num_training_batches)
+        rows = Rows(
+            loader,
+            per_epoch,
+            loader.joined.to(module.device),
+            weights[0].to(module.device) if weights else None,
+            h.n_targets,
+            module.weight.dtype,
+            lambda tensor: _add_up(trainer, tensor),
+        )
+        rule = Rule(h.momentum, h.dampening, h.nesterov, h.weight_decay, h.l2)
+        self._executor = Executor(rows, rule)
+        self._executor.load_state_dict(self._saved or {})
+        width = loader.joined.shape[1]
+        # What takes in all rows at each step looks at them once a span.
+        numbers = width * (width if rows.full_batch else loader.batch_size)
+        self._lookahead = Lookahead(trainer, h.steps_per_execution, per_epoch, numbers)
+        loader.ahead = self._lookahead
+
+    def run(self, block: Block) -> tuple[Tensor, Tensor]:
+        """Take the steps of a block.
+
+        Returns:
+            The objective and the mean squared error at the last step, shape ().
+        """
+        assert self._executor is not None
+        module, per_epoch = self._module, self._lookahead.per_epoch
+        state = self._state()
+        with torch.no_grad():
+            execution = self._run(block, state)
+            if not self._is_finite(execution):
+                # Up to the step whose loss is not finite, which then is the first one of a block.
+                good = self._good_steps(execution)
+                steps = good // per_epoch * per_epoch or max(good, 1)
+                if steps < block.batches:
+                    block = block._replace(batches=steps)
+                    loader: Any = module.trainer.train_dataloader
+                    loader.position = min(block.batch + steps, per_epoch)
+                    execution = self._run(block, state)
+            self._block, self.latest = block, execution
+        points, l2 = execution.points, module.hparams["l2"]
+        assert points is not None
+        T = module.hparams["n_targets"]
+        before = torch.from_numpy(points.parameters[-1, :-T])
+        mse = torch.tensor(points.losses[-1], dtype=module.weight.dtype, device=module.device)
+        return mse + (l2 * before.square().sum()).to(mse), mse
+
+    def _run(self, block: Block, state: State) -> Execution:
+        """Take the steps of a block, and report those that are logged, and the last."""
+        assert self._executor is not None
+        execution = self._executor.run(block, state, lambda n: self._lrs(block, n))
+        trainer = self._module.trainer
+        first, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        due = every if every and trainer.loggers else 0
+        logged = np.arange(-first % due if due else block.batches, block.batches, due or 1)
+        if len(logged) == 0 or logged[-1] != block.batches - 1:
+            logged = np.append(logged, block.batches - 1)
+        execution.points = execution.report(logged)
+        return execution
+
+    def _is_finite(self, execution: Execution) -> bool:
+        assert execution.points is not None
+        loss = torch.tensor(execution.points.losses[-1], dtype=execution.end.parameters.dtype)
+        return bool(torch.isfinite(loss) & torch.isfinite(execution.end.parameters).all())
+
+    def _good_steps(self, execution: Execution) -> int:
+        """Return before how many steps the loss is finite."""
+        good = 0
+        for span, at in execution.within(np.arange(execution.steps)):
+            finite = torch.isfinite(span.losses(at)[0].to(execution.end.parameters.dtype))
+            if not finite.all():
+                return good + int(finite.long().argmin())
+            good += len(at)
+        return good
+
+    def leave(self) -> None:
+        """Leave the end of an execution in the module, its optimizer and Lightning's counters."""
+        assert self.latest is not None
+        module, block = self._module, self._block
+        parameters, buffers = self.latest.end
+        optimizer: Any = module.optimizers(use_pl_optimizer=False)
+        with torch.no_grad():
+            for parameter, value in zip(self._parameters(), _split(parameters), strict=True):
+                parameter.copy_(value.view_as(parameter))
+            if buffers is not None:
+                for parameter, value in zip(self._parameters(), _split(buffers), strict=True):
+                    buffer = value.reshape(parameter.shape).clone()
+                    optimizer.state[parameter]["momentum_buffer"] = buffer
+        per_epoch = self._lookahead.per_epoch
+        epochs = max(1, block.batches // per_epoch) if block.batch == 0 else 1
+        advance(module.trainer, block.batches, epochs)
+        if scheduler := self._scheduler():
+            # Lightning's loop adds the last tick.
+            by_step = self._interval == "step"
+            for _ in range((block.batches if by_step else epochs) - 1):
+                scheduler.step()
+
+    def _parameters(self) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+        return self._module.weight, self._module.bias
+
+    def _state(self) -> State:
+        """Return the parameters and momentum buffers of the module and its optimizer."""
+        T = self._module.hparams["n_targets"]
+        optimizer: Any = self._module.optimizers(use_pl_optimizer=False)
+        weight, bias = self._parameters()
+
+        def joined(of_weight: Tensor, of_bias: Tensor) -> Tensor:
+            return torch.cat([of_weight.detach().reshape(-1, T), of_bias.detach().reshape(1, T)])
+
+        held = [optimizer.state.get(p, {}).get("momentum_buffer") for p in (weight, bias)]
+        buffers = None if any(buffer is None for buffer in held) else joined(*held)
+        if not self._module.hparams["momentum"]:
+            buffers = None
+        return State(joined(weight, bias), buffers)
+
+    def _scheduler(self) -> Any:
+        """Return the schedule, if one changes the learning rate by itself."""
+        scheduler = self._module.lr_schedulers()
+        return None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
+
+    @property
+    def _interval(self) -> str:
+        return str(self._module.hparams["schedule"].get("interval", "epoch"))
+
+    def _lrs(self, block: Block, steps: int) -> Tensor:
+        """Return the learning rates of so many steps from the first of a block on, float64."""
+        optimizer: Any = self._module.optimizers(use_pl_optimizer=False)
+        group, device = optimizer.param_groups[0], self._module.device
+        scheduler = self._scheduler()
+        if scheduler is None:
+            return torch.full((steps,), group["lr"], dtype=torch.float64, device=device)
+        # A copy of it goes ahead, with an optimizer of nothing.
+        ahead: Any = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=group["lr"])
+        copy = self._module.make_scheduler(ahead)
+        copy.load_state_dict(deepcopy(scheduler.state_dict()))
+        ahead.param_groups[0].update({n: v for n, v in group.items() if n != "params"})
+        ahead.step()  # torch warns of a schedule that is before the optimizer
+        lrs, per_epoch, by_step = [], self._lookahead.per_epoch, self._interval == "step"
+        for step in range(block.batch + 1, block.batch + steps + 1):
+            lrs.append(ahead.param_groups[0]["lr"])
+            if by_step or step % per_epoch == 0:
+                try:
+                    copy.step()
+                except ValueError:  # beyond its end, where the training may not go either
+                    lrs += lrs[-1:] * (steps - len(lrs))
+                    break
+        return torch.tensor(lrs, dtype=torch.float64, device=device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a training needs to go on inside a span."""
+        return self._executor.state_dict() if self._executor else {}
+
+    def load_state_dict(self, state: Any) -> None:
+        """Keep what a checkpoint has for the training that goes on from it.
+
+        Raises:
+            RequestError: When it is something else.
+        """
+        tensors = {"parameters", "buffers", "lrs"}
+        good = isinstance(state, Mapping) and (
+            not state
+            or (
+                state.keys() == {"epoch", "batch", "rule", *tensors}
+                and all(isinstance(state[n], int) and state[n] >= 0 for n in ("epoch", "batch"))
+                and all(isinstance(state[n], Tensor | None) for n in tensors)
+                and isinstance(state["rule"], list)
+            )
+        )
+        if state is not None and not good:
+            raise RequestError(
+                "ckpt_path: expected under execution where its span began, found something else; "
+                "use another"
+            )
+        self._saved = state
+
+
+def _split(joined: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight and bias."""
+    return joined[:-1], joined[-1]
+
+
+def _add_up(trainer: Any, tensor: Tensor) -> Tensor:
+    if trainer.world_size == 1:
+        return tensor
+    return trainer.strategy.reduce(tensor, reduce_op="sum")  # type: ignore[no-any-return]

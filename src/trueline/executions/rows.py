@@ -1,0 +1,157 @@
+"""The training rows as the moments of their batches, whatever processes they are shared by."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trueline.data.blocks import BatchLoader
+from trueline.recurrence import gradient_from_rows, gram, summed_in
+
+CHUNK = 2**16
+"""Rows that are gathered and multiplied at once: they stay in the processor's caches."""
+
+
+class Rows:
+    """The training rows `[x, 1, y]` of a loader, as its batches and as the moments of these.
+
+    Args:
+        loader: Of the training rows.
+        per_epoch: Batches an epoch.
+        Z: All rows, shape (n_samples, p + T), on the device of the training.
+        sample_weight: Shape (n_samples,), or None.
+        n_targets: T.
+        dtype: That of the training.
+        add_up: Adds a float64 tensor up over all processes.
+    """
+
+    def __init__(
+        self,
+        loader: BatchLoader,
+        per_epoch: int,
+        Z: Tensor,
+        sample_weight: Tensor | None,
+        n_targets: int,
+        dtype: torch.dtype,
+        add_up: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.loader = loader
+        self.per_epoch = per_epoch
+        self.Z = Z
+        self.sample_weight = sample_weight
+        self.n_targets = n_targets
+        self.dtype = dtype
+        self.add_up = add_up
+        self.summed_in = summed_in(dtype, loader.batch_size)
+
+    def of(self, epoch: int, batches: NDArray[np.int64]) -> Iterator[tuple[Any, Tensor, Any]]:
+        """Return the rows of some batches, those of equal size together, and their weights.
+
+        Args:
+            epoch: From whose first batch they are counted.
+            batches: Their numbers, ascending.
+
+        Returns:
+            Which of the batches they are, Z of shape (n, size, p + T) and None, or their weights of
+            shape (n, size).
+        """
+        for at, rows in self.loader.groups(epoch, batches, self.per_epoch):
+            found: list[Any] = []
+            for tensor in (self.Z, self.sample_weight):
+                if tensor is None:
+                    found.append(None)
+                elif isinstance(rows, slice):
+                    n = at.stop - at.start
+                    found.append(tensor[rows].unflatten(0, (n, -1)))
+                else:
+                    on_device = rows.to(tensor.device, non_blocking=True)
+                    gathered = tensor.index_select(0, on_device.reshape(-1))
+                    found.append(gathered.unflatten(0, rows.shape))
+            yield at, found[0], found[1]
+
+    def moments(self, epoch: int, batches: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return the moments of some batches over all processes, and by what they are divided.
+
+        Returns:
+            Shapes (n, p + T, p + T), in the dtype they are summed in or float64, and (n,).
+        """
+        width, n = self.Z.shape[1], len(batches)
+        G = torch.empty(n, width, width, dtype=self.summed_in, device=self.Z.device)
+        sizes = torch.empty(n, dtype=torch.float64, device=self.Z.device)
+        at_once = max(1, CHUNK // self.loader.batch_size)
+        for first in range(0, n, at_once):
+            part = slice(first, min(first + at_once, n))
+            for at, Z, weight in self.of(epoch, batches[part]):
+                # In the precision of the training first, and then in that of the sums.
+                Z = Z.to(self.dtype).to(self.summed_in)
+                if weight is not None:
+                    weight = weight.to(self.dtype).to(self.summed_in)
+                if isinstance(at, slice) and weight is None:
+                    torch.bmm(Z.mT, Z, out=G[part][at])  # in place: a pass less over all of them
+                else:
+                    G[part][at] = gram(Z, weight)
+                sizes[part][at] = Z.shape[1] if weight is None else weight.double().sum(1)
+        if self.loader.world_size > 1:
+            together = self.add_up(torch.cat([G.view(n, -1).double(), sizes[:, None]], dim=1))
+            G, sizes = together[:, :-1].reshape(G.shape).contiguous(), together[:, -1]
+        return G, sizes * self.n_targets
+
+    @property
+    def full_batch(self) -> bool:
+        """Whether every step takes in all rows."""
+        return self.loader.batch_size >= len(self.Z)
+
+    def everything(self) -> tuple[NDArray[np.float64], ...]:
+        """Return X, y and weights of all rows, in the precision of the training, as arrays."""
+        p = self.Z.shape[1] - self.n_targets
+        tensors = [self.Z[:, : p - 1], self.Z[:, p:]]
+        if self.sample_weight is not None:
+            tensors.append(self.sample_weight)
+        return tuple(t.to(self.dtype).double().cpu().numpy()[None] for t in tensors)
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Return this process's share of all rows in float64, some at a time."""
+        share = self.loader.share(0)
+        for start in range(share.start, share.stop, CHUNK):
+            part = slice(start, min(start + CHUNK, share.stop))
+            weight = (
+                None
+                if self.sample_weight is None
+                else self.sample_weight[part].to(self.dtype).double()
+            )
+            yield self.Z[part].to(self.dtype).double(), weight
+
+
+class Everything:
+    """A training in which each step takes in all rows: one Hessian for all steps.
+
+    Args:
+        rows: Of the training.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        width = rows.Z.shape[1]
+        p = width - rows.n_targets
+        G, size = torch.zeros(width, width).double(), 0.0
+        G = G.to(rows.Z.device)
+        for Z, weight in rows.chunks():
+            G += gram(Z[None], None if weight is None else weight[None])[0]
+            size += len(Z) if weight is None else weight.sum().item()
+        together = rows.add_up(torch.cat([G.view(-1), G.new_tensor([size])]))
+        self.size = together[-1].item() * rows.n_targets
+        self.hessian = together[:-1].view(width, width)[:p, :p] * (2 / self.size)
+
+    def at(self, origin: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient as a matrix that acts on `[δ; 1]`, (p, p + T), and the loss there."""
+        constant, squares = torch.zeros_like(origin), origin.new_zeros(())
+        for Z, weight in self.rows.chunks():
+            by_parameter, of_loss = gradient_from_rows(Z, origin, weight)
+            constant += by_parameter
+            squares += of_loss
+        together = self.rows.add_up(torch.cat([constant.view(-1), squares.view(1)]))
+        constant = together[:-1].view_as(origin) / self.size
+        return torch.cat([self.hessian, constant], dim=1), together[-1] / self.size

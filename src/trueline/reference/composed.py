@@ -1,0 +1,106 @@
+"""How far steps that were composed may be from the same steps one by one.
+
+Whoever composes K steps of SGD works with the moments `Zᵀ·diag(s)·Z` of each batch and with the
+deviation δ of the parameters from where the K steps began, instead of with residuals and
+parameters. What is compared stays one step: from the parameters before it, NumPy takes it by the
+residuals of its rows.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trueline.reference.rounding import DOUBLE, gamma
+
+Array = NDArray[np.float64]
+
+
+class Steps(NamedTuple):
+    """The gradients of many steps, and what their rounding errors are in proportion to.
+
+    Args:
+        loss: Mean squared errors, shape (n_steps,).
+        gradient: Of them, by weight and bias, shape (n_steps, n_features + 1, n_targets).
+        loss_reach: `Σ s·(|X||θ₀| + |X||δ| + |y|)²`, shape (n_steps,).
+        gradient_reach: `2·|X|ᵀ·s·(|X||θ₀| + |X||δ| + |y|)`, in the shape of the gradient.
+    """
+
+    loss: Array
+    gradient: Array
+    loss_reach: Array
+    gradient_reach: Array
+
+
+def evaluate(X: Array, y: Array, share: Array | float, parameters: Array, origin: Array) -> Steps:
+    """Evaluate the mean squared errors and gradients of many steps.
+
+    Args:
+        X: Features, shape (n_steps, n_samples, n_features); or (1, …) where all steps share them.
+        y: Targets, shape (n_steps or 1, n_samples, n_targets).
+        share: Of each residual in the mean: a number, or shape (n_steps or 1, n_samples, 1).
+        parameters: Weight over bias before each step, shape (n_steps, n_features + 1, n_targets).
+        origin: θ₀, from which deviations are counted, in the shape of the parameters.
+
+    Example:
+        >>> X, y = np.array([[[1.0], [2.0]]]), np.array([[[3.0], [5.0]]])
+        >>> theta = np.array([[[2.0], [0.0]], [[2.0], [1.0]]])
+        >>> found = evaluate(X, y, 0.5, theta, theta)
+        >>> found.loss, found.gradient[0].ravel()
+        (array([1., 0.]), array([-3., -2.]))
+    """
+    steps, p, targets = parameters.shape
+    size = np.abs(origin) + np.abs(parameters - origin)
+    if shared := len(X) == 1:
+        # The steps as so many targets of one step: two large products in the place of many small.
+        parameters, size = (
+            a.transpose(1, 0, 2).reshape(1, p, steps * targets) for a in (parameters, size)
+        )
+        y = np.tile(y, (1, 1, steps))
+    weight, bias, magnitude = parameters[:, :-1], parameters[:, -1:], np.abs(X)
+    r = X @ weight + bias - y
+    reach = magnitude @ size[:, :-1] + size[:, -1:] + np.abs(y)
+    part, reached = 2 * share * r, 2 * share * reach
+    by_loss = [(half * whole).sum(axis=1) / 2 for half, whole in ((part, r), (reached, reach))]
+    by_parameter = [
+        np.concatenate([X_T @ s, s.sum(axis=1, keepdims=True)], axis=1)
+        for X_T, s in ((X.swapaxes(1, 2), part), (magnitude.swapaxes(1, 2), reached))
+    ]
+    if shared:
+        by_loss = [loss.reshape(steps, targets) for loss in by_loss]
+        by_parameter = [g.reshape(p, steps, targets).transpose(1, 0, 2) for g in by_parameter]
+    losses = [loss.sum(axis=1) for loss in by_loss]
+    return Steps(losses[0], by_parameter[0], losses[1], by_parameter[1])
+
+
+def gradient_bound(found: Steps, n_samples: int, weighted: bool, unit_roundoff: float) -> Array:
+    """Bound the rounding error of a gradient that comes from moments.
+
+    An entry of the moments is a sum of so many products, each rounded where it is weighted; their
+    product with the parameters is in float64, and so is the division by rows and targets.
+
+    Args:
+        found: What is judged.
+        n_samples: Rows of a step.
+        weighted: Whether rows have weights.
+        unit_roundoff: In which the moments are summed.
+    """
+    p = found.gradient.shape[1]
+    sums = gamma((2 if weighted else 1) * n_samples + 4, unit_roundoff)
+    return (sums + gamma(p + 8, DOUBLE)) * found.gradient_reach
+
+
+def step_slack(size: Array, moved: Array, columns: int, unit_roundoff: float) -> Array:
+    """Bound by how much a composed step may miss its map.
+
+    After its refinement it does by the roundings of three products of a row of the map, of
+    `columns` entries, with a state.
+
+    Args:
+        size: What is added up in the state: |θ₀| + |δ| before and after the step.
+        moved: By how much the step may move it.
+        columns: Of the map.
+        unit_roundoff: Of the states; where they are not refined, that of float32, which is more
+            than the composition of some thousand steps in float64 loses.
+    """
+    return np.asarray(gamma(3 * columns + 12, DOUBLE) * (size + moved) + unit_roundoff * size)

@@ -1,0 +1,345 @@
+"""Executions: many steps in one turn of Lightning's loop, and the same training as one by one."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from killed_runs import differences
+from trueline import recurrence
+from trueline.crosscheck import CrossCheck
+from trueline.crosscheck.trace import FEW_NUMBERS
+from trueline.data import DummyData, RegressionData
+from trueline.data.blocks import FEW_ROWS, RowOrder
+from trueline.errors import CheckFailed
+from trueline.executions import spans
+from trueline.lightning_cli import TruelineCLI
+from trueline.module import LinearRegression
+from trueline.tensorboard import Scalars
+
+Cli = Callable[..., Any]
+
+
+def rows(n: int = 103, targets: int = 2, **options: Any) -> RegressionData:
+    rng = np.random.default_rng(1)
+    return RegressionData(rng.standard_normal((n, 3)), rng.standard_normal((n, targets)), **options)
+
+
+TRAININGS: dict[str, tuple[Callable[[], RegressionData], dict[str, Any]]] = {
+    "full batch": (DummyData, {}),
+    "full batch, momentum": (DummyData, {"momentum": 0.5, "dampening": 0.2, "lr": 5e-4}),
+    "unequal last batch": (lambda: DummyData(4, shuffle=True), {"lr": 1e-4, "momentum": 0.9}),
+    "everything": (
+        lambda: rows(batch_size=10, shuffle=True, sample_weight=np.arange(1, 104)),
+        {"lr": 0.1, "momentum": 0.5, "nesterov": True, "l2": 0.1, "weight_decay": 0.01},
+    ),
+    "weights, full batch": (lambda: rows(sample_weight=np.arange(1, 104)), {"lr": 0.1, "l2": 0.1}),
+    "schedule by epoch": (
+        lambda: rows(batch_size=10),
+        {"lr": 0.1, "schedule": {"name": "StepLR", "step_size": 2}},
+    ),
+    "schedule by step": (
+        lambda: rows(batch_size=10),
+        {"schedule": {"name": "OneCycleLR", "max_lr": 0.2, "total_steps": 99, "interval": "step"}},
+    ),
+    "plateau": (
+        lambda: rows(batch_size=10),
+        {"lr": 0.1, "schedule": {"name": "ReduceLROnPlateau", "patience": 0, "threshold": 0.1}},
+    ),
+}
+
+
+def train(
+    make_trainer: Any, name: str, steps: int | str, precision: str = "64-true", **options: Any
+) -> tuple[LinearRegression, Trainer, CrossCheck]:
+    data, hyperparameters = TRAININGS[name]
+    torch.manual_seed(0)
+    data, check = data(), CrossCheck()
+    model = LinearRegression(
+        data.n_features, data.n_targets, steps_per_execution=steps, **hyperparameters
+    )
+    callbacks = [check, Scalars(), *options.pop("callbacks", [])]
+    trainer = make_trainer(
+        **{"max_epochs": 9, "precision": precision, "callbacks": callbacks, **options}
+    )
+    trainer.fit(model, data)
+    return model, trainer, check
+
+
+@pytest.mark.parametrize("precision", ["64-true", "32-true"])
+@pytest.mark.parametrize("name", TRAININGS)
+def test_same_training_whatever_the_steps_per_execution(
+    make_trainer: Any, name: str, precision: str
+) -> None:
+    single, trainer, check = train(make_trainer, name, 1, precision)
+    assert single.execution is None
+    within = 1e-12 if precision == "64-true" else 1e-5
+    bits = None
+    for steps in (2, 7, 1000, "auto"):
+        model, other, theirs = train(make_trainer, name, steps, precision)
+        assert model.execution is not None
+        assert (other.global_step, other.current_epoch) == (
+            trainer.global_step,
+            trainer.current_epoch,
+        )
+        found, expected = (
+            torch.cat([p.flatten() for p in m.parameters()]) for m in (model, single)
+        )
+        assert torch.allclose(found, expected, rtol=within, atol=within)
+        assert model.optimizers().param_groups[0]["lr"] == pytest.approx(
+            single.optimizers().param_groups[0]["lr"]
+        )
+        report = theirs.report()
+        assert report["passed"]
+        assert report["steps_checked"] == check.report()["steps_checked"] == trainer.global_step
+        assert report["epochs_counted"] == check.report()["epochs_counted"]
+        # Among themselves they are the same to the bit: a span does not depend on who looks.
+        bits = found if bits is None else bits
+        assert torch.equal(found, bits)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"steps_per_execution": 1}, "steps_per_execution 1"),
+        ({"l1": 0.1}, "L1"),
+        ({"gradient_clip_val": 1.0}, "clipping"),
+        ({"accumulate_grad_batches": 2}, "accumulated"),
+        ({"precision": "bf16-mixed"}, "bf16-mixed"),
+    ],
+)
+def test_what_is_not_affine_goes_step_by_step_and_says_so(
+    make_trainer: Any, options: dict[str, Any], reason: str
+) -> None:
+    known = {"steps_per_execution", "l1"}
+    model = LinearRegression(**{k: v for k, v in options.items() if k in known})
+    trainer = make_trainer(**{k: v for k, v in options.items() if k not in known})
+    trainer.fit(model, DummyData())
+    assert model.execution is None
+    assert reason in (model.single_steps or "")
+
+
+class EveryStep(Callback):
+    """Looks at each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.steps.append(trainer.global_step)
+
+
+def test_callback_that_looks_at_each_step_sees_each_step(make_trainer: Any) -> None:
+    seen = EveryStep()
+    train(make_trainer, "unequal last batch", "auto", callbacks=[seen], max_epochs=3)
+    assert seen.steps == list(range(1, 13))
+    # Who asks for so many steps at once is shown the end of each execution.
+    seen = EveryStep()
+    train(make_trainer, "unequal last batch", 3, callbacks=[seen], max_epochs=3)
+    assert seen.steps == [3, 4, 7, 8, 11, 12]
+
+
+def test_counts_are_true(make_trainer: Any, tmp_path: Any) -> None:
+    name = "{epoch}-{step}"
+    saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5, filename=name)
+    stop = EarlyStopping("train/loss", patience=2, min_delta=1e9)
+    _, trainer, _ = train(
+        make_trainer, "everything", "auto", callbacks=[saved], max_epochs=-1, max_steps=23,
+        enable_checkpointing=True,
+    )  # fmt: skip
+    assert trainer.global_step == 23
+    names = sorted(path.name for path in tmp_path.glob("*.ckpt"))
+    assert names == sorted(f"epoch={(s - 1) // 11}-step={s}.ckpt" for s in (5, 10, 15, 20))
+    _, trainer, _ = train(make_trainer, "full batch", "auto", callbacks=[stop], max_epochs=50)
+    assert trainer.global_step == trainer.current_epoch == 3
+
+
+class Tell(Callback):
+    """Tells this process to stop, at the first look at so many steps or more."""
+
+    knows_executions = True
+
+    def __init__(self, step: int) -> None:
+        self.step: int | None = step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.step and trainer.global_step >= self.step:
+            self.step = None
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [
+        (["--data.batch_size=4", "--data.shuffle=true", "--trainer.max_epochs=300"], 100),
+        (["--data.batch_size=4", "--model.momentum=0.9", "--model.lr=1e-5",
+          "--trainer.precision=32-true", "--trainer.max_epochs=300"], 100),
+        (["--trainer.max_epochs=20000", "--model.momentum=0.5"], 3000),
+        (["--trainer.max_epochs=500", "--model.schedule.name=StepLR",
+          "--model.schedule.step_size=100", "--trainer.check_val_every_n_epoch=7"], 100),
+        (["--data.batch_size=4", "--trainer.max_epochs=60", "--model.steps_per_execution=3"], 9),
+    ],
+)  # fmt: skip
+def test_resumed_inside_a_span_is_as_if_never_stopped(
+    cli: Cli, tmp_path: Any, monkeypatch: Any, options: list[str], step: int
+) -> None:
+    whole = cli("fit", *options)
+    assert whole.status == 0, whole.stderr
+    with monkeypatch.context() as patch:
+        callbacks = TruelineCLI.callbacks
+        patch.setattr(TruelineCLI, "callbacks", lambda s, given: [Tell(step), *callbacks(s, given)])
+        told = cli("fit", *options)
+    assert told.status == 1, told.stdout
+    runs = tmp_path / "lightning_logs"
+    again = cli("fit", f"--ckpt_path={runs / 'version_1/checkpoints/last.ckpt'}")
+    assert again.status == 0, again.stderr
+    assert differences(runs / "version_0", runs / "version_2") == []
+
+
+def plant_order(patch: Any) -> None:
+    bmm = torch.bmm
+
+    def wrong(a: Any, b: Any, **out: Any) -> Any:
+        same = a.shape == b.shape and a.shape[1] == a.shape[2] and len(a) > 1
+        return bmm(b, a) if same else bmm(a, b, **out)
+
+    patch.setattr(recurrence.torch, "bmm", wrong)
+
+
+def plant_maps(change: Callable[..., Any]) -> Callable[[Any], None]:
+    def plant(patch: Any) -> None:
+        right = recurrence.step_maps
+        patch.setattr(spans, "step_maps", lambda *a, **k: right(*change(*a), **k))
+
+    return plant
+
+
+def _lr(gradient: Any, scale: Any, origin: Any, lrs: Any, *rest: Any) -> Any:
+    return gradient, scale, origin, lrs * (1 + 1e-6), *rest
+
+
+def _scale(gradient: Any, scale: Any, *rest: Any) -> Any:
+    return gradient, scale / 2, *rest
+
+
+def _not_first(*arguments: Any) -> Any:
+    return *arguments[:-1], False
+
+
+def _no_decay(gradient: Any, scale: Any, origin: Any, lrs: Any, rule: Any, first: bool) -> Any:
+    return gradient, scale, origin, lrs, rule._replace(weight_decay=0.0), first
+
+
+def _penalty_on_bias(*arguments: Any) -> Any:
+    gradient, scale, origin, lrs, rule, first = arguments
+    rule = rule._replace(weight_decay=rule.weight_decay + 2 * rule.l2, l2=0.0)
+    return gradient, scale, origin, lrs, rule, first
+
+
+def _one_lr(gradient: Any, scale: Any, origin: Any, lrs: Any, *rest: Any) -> Any:
+    return gradient, scale, origin, lrs[:1].expand_as(lrs).clone(), *rest
+
+
+def plant_rows(patch: Any) -> None:
+    right = spans.Rows.moments
+    patch.setattr(spans.Rows, "moments", lambda self, epoch, k: right(self, epoch, k[::-1].copy()))
+
+
+def plant_end(patch: Any) -> None:
+    right = spans.Executor.run
+
+    def run(self: Any, *arguments: Any) -> Any:
+        execution = right(self, *arguments)
+        execution.end.parameters.mul_(1 + 1e-9)
+        return execution
+
+    patch.setattr(spans.Executor, "run", run)
+
+
+def plant_repeated_row(patch: Any) -> None:
+    right = RowOrder.rows
+
+    def again(self: Any, *arguments: Any) -> Any:
+        found = right(self, *arguments).clone()
+        if len(found) > 1:
+            found[1] = found[0]
+        return found
+
+    patch.setattr(RowOrder, "rows", again)
+
+
+BUGS = {
+    "composed in the wrong order": ("everything", plant_order),
+    "lr a millionth off": ("everything", plant_maps(_lr)),
+    "gradient halved": ("full batch", plant_maps(_scale)),
+    "first gradient dampened": ("full batch, momentum", plant_maps(_not_first)),
+    "weight decay forgotten": ("everything", plant_maps(_no_decay)),
+    "penalty on the bias": ("everything", plant_maps(_penalty_on_bias)),
+    "schedule stands still": ("schedule by step", plant_maps(_one_lr)),
+    "batches in reverse": ("everything", plant_rows),
+    "the end moved": ("everything", plant_end),
+    "a row served twice": ("everything", plant_repeated_row),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_crosscheck_catches_what_is_planted_in_executions(
+    make_trainer: Any, monkeypatch: Any, bug: str
+) -> None:
+    name, plant = BUGS[bug]
+    assert train(make_trainer, name, "auto")[2].report()["passed"]
+    plant(monkeypatch)
+    with pytest.raises(CheckFailed, match="cross-check failed"):
+        train(make_trainer, name, "auto")
+
+
+def test_large_data_is_sampled(make_trainer: Any, monkeypatch: Any) -> None:
+    n = 40_000
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, 3), dtype=np.float32)
+    data = RegressionData(X, X.sum(axis=1), batch_size=8, shuffle=True)
+    assert data.joined.numel() > FEW_NUMBERS
+    check, model = CrossCheck(), LinearRegression(3, lr=0.01)
+    trainer = make_trainer(precision="32-true", max_epochs=2, callbacks=[check])
+    trainer.fit(model, data)
+    report = check.report()
+    assert report["passed"]
+    assert 20 <= report["steps_checked"] <= 200
+    plant_order(monkeypatch)
+    with pytest.raises(CheckFailed):
+        make_trainer(precision="32-true", callbacks=[CrossCheck()]).fit(LinearRegression(3), data)
+
+
+@pytest.mark.parametrize("n", [FEW_ROWS + 1, 100_003])
+def test_order_of_many_rows_is_an_order_in_any_part(n: int) -> None:
+    order = RowOrder(n, shuffle=True, seed=3)
+    whole = order.rows(5).numpy()
+    assert (np.bincount(whole, minlength=n) == 1).all()
+    assert np.array_equal(order.rows(5, 1000, 2000).numpy(), whole[1000:2000])
+    assert not np.array_equal(order.rows(6).numpy(), whole)
+    assert not np.array_equal(RowOrder(n, True, 4).rows(5).numpy(), whole)
+
+
+def test_order_of_many_rows_cannot_be_told_from_a_drawn_one() -> None:
+    """Correlations and counts of 100 orders, each in units of its standard deviation."""
+    n, orders = FEW_ROWS + 17, 100
+    order = RowOrder(n, shuffle=True, seed=0)
+    found = [order.rows(epoch).numpy() for epoch in range(orders)]
+    lags = [[np.corrcoef(rows[:-k], rows[k:])[0, 1] for k in (1, 2, 32)] for rows in found]
+    place = [np.corrcoef(rows, np.arange(n))[0, 1] for rows in found]
+    z = np.column_stack([lags, place]) * np.sqrt(n)
+    assert np.abs(z.mean(axis=0)).max() < 4 / np.sqrt(orders)
+    assert 0.8 < z.std(axis=0).min() <= z.std(axis=0).max() < 1.2
+    batches = [rows[: n // 32 * 32].reshape(-1, 32) for rows in found]
+    means = [batch.mean(axis=1).var() * 12 * 32 / n**2 for batch in batches]
+    assert np.mean(means) == pytest.approx(1, abs=0.01)
+    steps = np.concatenate([np.diff(rows) % n * 64 // n for rows in found])
+    counts = np.bincount(steps, minlength=64)
+    chi2 = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
+    assert 63 - 45 < chi2 < 63 + 45  # four standard deviations of chi-square with 63 degrees
