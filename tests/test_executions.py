@@ -125,6 +125,18 @@ def test_what_is_not_affine_goes_step_by_step_and_says_so(
     assert reason in (model.single_steps or "")
 
 
+def test_wide_data_is_composed_in_short_spans_or_not_at_all(make_trainer: Any) -> None:
+    rng = np.random.default_rng(0)
+    single = []
+    for n_features in (90, 300):
+        X = rng.standard_normal((400, n_features)) / n_features
+        model = LinearRegression(n_features, lr=0.1)
+        trainer = make_trainer(max_epochs=3, callbacks=[CrossCheck()], precision="64-true")
+        trainer.fit(model, RegressionData(X, X.sum(axis=1), batch_size=1))
+        single.append(model.single_steps)
+    assert single == [None, "with so many features, composing them costs more"]
+
+
 class EveryStep(Callback):
     """Looks at each step."""
 

@@ -4,6 +4,7 @@ Rows stay in the arrays they came in: batches in order are a view, shuffled ones
 No row passes through Python by itself.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -291,11 +292,13 @@ class BatchLoader:
             return starts[:, None] + torch.arange(share.stop - share.start)
         mine = slice(share.start - first, share.stop - first)
         parts = []
-        for e in np.unique(epochs).tolist():
-            of_epoch = within[epochs == e]
+        # Ascending, so that those of an epoch lie together.
+        ends = [0, *(np.flatnonzero(np.diff(epochs)) + 1), len(epochs)]
+        for i, j in itertools.pairwise(ends):
+            e, of_epoch = int(epochs[i]), within[i:j]
             for run in np.split(of_epoch, np.flatnonzero(np.diff(of_epoch) != 1) + 1):
-                start = int(run[0]) * self.batch_size
-                stop = min(start + len(run) * self.batch_size, len(self.dataset))
-                rows = self.sampler.rows(epoch + e, start, stop)
+                first_row = int(run[0]) * self.batch_size
+                stop = min(first_row + len(run) * self.batch_size, len(self.dataset))
+                rows = self.sampler.rows(epoch + e, first_row, stop)
                 parts.append(rows.view(len(run), -1)[:, mine])
         return torch.cat(parts)

@@ -28,6 +28,8 @@ moves and Ctrl-C is heard."""
 MOST_STEPS = 2**17
 LARGEST = {"64-true": 1e140, "32-true": 1e15}
 """Of what is squared and summed in these precisions; in others, steps are taken one by one."""
+TURN = 5_000_000
+"""Operations in the time of one turn of Lightning's loop, half a millisecond."""
 INSIDE_A_STEP = (
     "on_before_zero_grad",
     "on_before_backward",
@@ -74,12 +76,25 @@ def reason_for_single_steps(trainer: Trainer, module: LightningModule, own: type
         return "the data does not come from a RegressionData"
     if loader.largest > LARGEST[str(trainer.precision)]:
         return "the data is too large for its squares"
+    if _composing_costs_more(h, loader):
+        return "with so many features, composing them costs more"
     if type(module) is not own:
         return f"{type(module).__name__} may do other steps than {own.__name__}"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if wants := _wants_every_step(callback, asked):
             return f"{type(callback).__name__} looks into each ({wants})"
     return None
+
+
+def _composing_costs_more(h: Any, loader: BatchLoader) -> bool:
+    """Count the operations of a step either way."""
+    width = h.n_features + 1 + h.n_targets
+    state = width + (h.n_features + 1) * bool(h.momentum)
+    if loader.batch_size >= len(loader.dataset) and not h.schedule:
+        composed = 40 * state**2  # the powers of one map, applied and refined
+    else:
+        composed = 2 * state**3 + 2 * loader.batch_size * width**2
+    return bool(composed > 4 * loader.batch_size * width * h.n_targets + TURN)
 
 
 def _wants_every_step(callback: Callback, asked: int | Literal["auto"]) -> str | None:

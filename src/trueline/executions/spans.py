@@ -22,6 +22,8 @@ from trueline.recurrence import Composed, Repeated, Rule, polished, step_maps
 SPAN = 8192
 """Most steps of a span: enough that a call of torch costs little a step, and few enough that their
 maps stay in the processor's caches."""
+SPAN_BYTES = 2**28
+"""Of the maps of a span and their products, which are as wide as there are parameters."""
 SPAN_ROWS = 2**18
 """Rows of a span of mini-batches; there are a thousand steps even where these have more."""
 FEW_EPOCHS_SPAN = 1024
@@ -284,11 +286,16 @@ class Executor:
     def _steps_to_grid(self, position: Position) -> int:
         """Return how many steps are left of the span that a position lies in."""
         per_epoch = self.rows.per_epoch
-        most = SPAN if self.rows.full_batch else FEW_EPOCHS_SPAN
+        width = self.rows.Z.shape[1] + bool(self.rule.momentum) * (
+            self.rows.Z.shape[1] - self.rows.n_targets
+        )
+        room = max(16, SPAN_BYTES // (24 * width**2))
+        most = min(room, SPAN if self.rows.full_batch else FEW_EPOCHS_SPAN)
         epochs = max(1, most // per_epoch)
         if epochs > 1:
             return (epochs - position.epoch % epochs) * per_epoch - position.batch
         span = max(FEW_EPOCHS_SPAN, min(SPAN, SPAN_ROWS // self.rows.loader.batch_size))
+        span = min(span, room)
         return min(span - position.batch % span, per_epoch - position.batch)
 
     def _span_from(
