@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from trueline.checkpoints.loading import LAST_NAME
-from trueline.checkpoints.whole_files import write_whole
+from trueline.checkpoints.whole_files import link_whole
 from trueline.errors import CheckFailed
 from trueline.progress import at_end, at_step_end, validation_follows
 
@@ -154,7 +154,7 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(last)
         if trainer.is_global_zero and self.named:
             self._newest = self.folder / f"step={trainer.global_step}.ckpt"
-            write_whole(self._newest, lambda file: file.write(last.read_bytes()))
+            link_whole(last, self._newest)
             if before and before != self._newest:
                 before.unlink(missing_ok=True)
 

@@ -39,6 +39,26 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def link_whole(file: Path, path: Path) -> None:
+    """Give a whole file a second name, or a copy under it where there are no links.
+
+    What takes the place of one of the two later leaves the other as it is.
+
+    Args:
+        file: That was written by `write_whole`.
+        path: Its second name, whatever has it now.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        partial.unlink(missing_ok=True)
+        os.link(file, partial)
+        partial.replace(path)
+        # Of two names for one file, replacing one by the other removes neither.
+        partial.unlink(missing_ok=True)
+    except OSError:
+        write_whole(path, lambda new: new.write(file.read_bytes()))
+
+
 class WholeCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoint files, written by `write_whole` and read without running anything.
 

@@ -250,6 +250,7 @@ class Judge:
         """
         reference: Any = self.reference
         X, y, *weights = trace.batch
+        weights = [weight.astype(np.float64, copy=False) for weight in weights]
         n, targets = X.shape[1], y.shape[2]
         share = share_of(targets, n, *weights)
         share = share[..., None] if weights else share

@@ -73,7 +73,8 @@ class Trace:
     def step(self, k: int, gradient: Array) -> Step:
         """Return one of the steps, with a gradient."""
         one = slice(k, k + 1)
-        X, y, *weights = (array[k if len(array) > 1 else 0] for array in self.batch)
+        rows = (array[k if len(array) > 1 else 0] for array in self.batch)
+        X, y, *weights = (array.astype(np.float64, copy=False) for array in rows)
         batch = X, y[:, 0] if y.shape[1] == 1 else y, *weights
         return Step(
             number=int(self.numbers[k]),

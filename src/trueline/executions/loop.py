@@ -122,7 +122,8 @@ class Executions:
         """Return before how many steps the loss is finite."""
         good = 0
         for span, at in execution.within(np.arange(execution.steps)):
-            finite = torch.isfinite(span.losses(at)[0].to(execution.end.parameters.dtype))
+            losses = span.losses(at, span.states(at)[0])[0]
+            finite = torch.isfinite(losses.to(execution.end.parameters.dtype))
             if not finite.all():
                 return good + int(finite.long().argmin())
             good += len(at)

@@ -124,16 +124,16 @@ class Span:
         buffers = found[:, self.p :] if self.rule.momentum else None
         return self.start.parameters + found[:, : self.p], buffers
 
-    def losses(self, steps: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def losses(self, steps: NDArray[np.int64], parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean squared errors and the gradients of the objective at some steps.
 
         Args:
             steps: From 0, ascending.
+            parameters: Before each.
 
         Returns:
             In float64, shapes (len(steps),) and (len(steps), p, T).
         """
-        parameters = self.states(steps)[0]
         penalty = torch.full_like(parameters, 2 * self.rule.l2)
         penalty[:, -1] = 0
         if self._gradient is not None:
@@ -216,8 +216,9 @@ class Execution:
         """Return what is to be reported of some steps."""
         parts = []
         for span, at in self.within(steps):
-            losses, gradients = span.losses(at)
-            of_span = span.states(at)[0].flatten(1), gradients.flatten(1), losses, span.lrs[at]
+            parameters = span.states(at)[0]
+            losses, gradients = span.losses(at, parameters)
+            of_span = parameters.flatten(1), gradients.flatten(1), losses, span.lrs[at]
             parts.append([tensor.cpu().numpy() for tensor in of_span])
         return Points(steps, *map(np.concatenate, zip(*parts, strict=True)))
 

@@ -15,6 +15,9 @@ from trueline.reference.rounding import DOUBLE, gamma
 
 Array = NDArray[np.float64]
 
+ROWS_AT_ONCE = 2**15
+"""So that what is worked out of them stays in the processor's caches."""
+
 
 class Steps(NamedTuple):
     """The gradients of many steps, and what their rounding errors are in proportion to.
@@ -49,6 +52,14 @@ def evaluate(X: Array, y: Array, share: Array | float, parameters: Array, origin
         >>> found.loss, found.gradient[0].ravel()
         (array([1., 0.]), array([-3., -2.]))
     """
+    if X.shape[1] > ROWS_AT_ONCE:  # all that is returned are sums over rows
+        parts = []
+        for first in range(0, X.shape[1], ROWS_AT_ONCE):
+            some = slice(first, first + ROWS_AT_ONCE)
+            part = share[:, some] if isinstance(share, np.ndarray) else share
+            parts.append(evaluate(X[:, some], y[:, some], part, parameters, origin))
+        return Steps(*(np.sum(sums, axis=0) for sums in zip(*parts, strict=True)))
+    X, y = X.astype(np.float64, copy=False), y.astype(np.float64, copy=False)
     steps, p, targets = parameters.shape
     size = np.abs(origin) + np.abs(parameters - origin)
     if shared := len(X) == 1:
