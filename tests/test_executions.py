@@ -219,7 +219,7 @@ def plant_order(patch: Any) -> None:
 
     def wrong(a: Any, b: Any, **out: Any) -> Any:
         same = a.shape == b.shape and a.shape[1] == a.shape[2] and len(a) > 1
-        return bmm(b, a) if same else bmm(a, b, **out)
+        return bmm(b, a, **out) if same else bmm(a, b, **out)
 
     patch.setattr(recurrence.torch, "bmm", wrong)
 

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
+from numpy.typing import NDArray
 
 from trueline.crosscheck.free_run import FreeRun
 from trueline.crosscheck.judge import Judge
@@ -27,10 +28,11 @@ from trueline.crosscheck.recorder import Recorder
 from trueline.crosscheck.refusals import arithmetic_of, refuse, refused_in_model, refused_settings
 from trueline.crosscheck.rows import RowCount, fingerprints, n_rows, same_kind
 from trueline.crosscheck.step import Reference
-from trueline.crosscheck.trace import FEW_NUMBERS, read
+from trueline.crosscheck.trace import FEW_NUMBERS, chosen, read
 from trueline.crosscheck.verdict import Failure, Tally
 from trueline.data.blocks import Block
 from trueline.errors import CheckFailed, RequestError
+from trueline.executions.rows import Rows
 from trueline.reference import SGD, LeastSquares
 from trueline.reference.plateau import ReduceLROnPlateau
 from trueline.reference.schedules import Schedule
@@ -131,6 +133,10 @@ class CrossCheck(Callback):
         """Whether steps may be taken many at once: those of `LinearRegression` may."""
         given = self.reference, self.optimizer, self.schedule
         return not self.free_run and all(one is None for one in given)
+
+    def watched_steps(self, rows: Rows, first: int, steps: int) -> NDArray[np.int64]:
+        """Return which steps of an execution are compared, see `chosen`."""
+        return chosen(rows, first, steps)
 
     @property
     def steps_checked(self) -> int:

@@ -14,7 +14,7 @@ from trueline.crosscheck.learning_rate import MeantLr
 from trueline.crosscheck.reading import gather
 from trueline.crosscheck.step import Part, Step
 from trueline.executions.rows import Rows
-from trueline.executions.spans import Execution
+from trueline.executions.spans import Execution, Piece
 from trueline.reference.rounding import DOUBLE, SINGLE
 
 Array = NDArray[np.float64]
@@ -129,8 +129,8 @@ def read(
     """
     rows = execution.pieces[0].span.rows
     begun = 0
-    for span, start, stop in execution.pieces:
-        n = stop - start
+    for piece in execution.pieces:
+        span, start, n = piece.span, piece.first, piece.stop - piece.first
         mine = chosen(rows, first, execution.steps)
         mine = mine[(begun <= mine) & (mine < begun + n)]
         within = mine - begun + start
@@ -146,8 +146,8 @@ def read(
                     alone = batch if len(batch[0]) == 1 else tuple(a[part] for a in batch)
                     ends = after if begun + n == execution.steps else None
                     left = buffers if numbers[part][0] == first else None
-                    piece = span, stop, steps[part], numbers[part]
-                    yield _trace(piece, alone, execution.points, first, (left, ends), meant)
+                    which = steps[part], numbers[part]
+                    yield _trace(piece, which, alone, execution.points, first, (left, ends), meant)
         begun += n
 
 
@@ -179,7 +179,8 @@ def _vectors(states: Tensor | None) -> Any:
 
 
 def _trace(
-    piece: tuple[Any, int, Numbers, Numbers],
+    piece: Piece,
+    which: tuple[Numbers, Numbers],
     batch: tuple[Array, ...],
     points: Any,
     first: int,
@@ -189,8 +190,8 @@ def _trace(
     """Return some steps of a span as a trace.
 
     Args:
-        piece: The span, the step after the last of the execution in it, the steps, and how many
-            came before each.
+        piece: The steps of the execution in the span.
+        which: The steps, numbered within the span, and how many came before each.
         batch: Of the steps.
         points: That were reported.
         first: How many steps came before the execution.
@@ -198,10 +199,11 @@ def _trace(
             parameters after the last, where it may be the execution's last.
         meant: The learning rates that are meant.
     """
-    span, stop, steps, numbers = piece
+    span, stop = piece.span, piece.stop
+    steps, numbers = which
     left, ends = around
-    before, buffer = map(_vectors, span.states(steps))
-    after, buffer_after = map(_vectors, span.states(steps + 1))
+    before, buffer = map(_vectors, piece.states(steps))
+    after, buffer_after = map(_vectors, piece.states(steps + 1))
     rounded = np.zeros((len(steps), 1))
     dtype = span.rows.dtype
     if steps[-1] + 1 == stop and (ends is not None or stop == len(span)):

@@ -85,7 +85,7 @@ class Executions:
             execution = self._run(block, state)
             if not self._is_finite(execution):
                 # Up to the step whose loss is not finite, which then is the first one of a block.
-                good = self._good_steps(execution)
+                good = self._good_steps(block, state, execution)
                 steps = good // per_epoch * per_epoch or max(good, 1)
                 if steps < block.batches:
                     block = block._replace(batches=steps)
@@ -103,13 +103,20 @@ class Executions:
     def _run(self, block: Block, state: State) -> Execution:
         """Take the steps of a block, and report those that are logged, and the last."""
         assert self._executor is not None
-        execution = self._executor.run(block, state, lambda n: self._lrs(block, n))
-        trainer = self._module.trainer
-        first, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        trainer: Any = self._module.trainer
+        first, every, steps = trainer.global_step, trainer.log_every_n_steps, block.batches
         due = every if every and trainer.loggers else 0
-        logged = np.arange(-first % due if due else block.batches, block.batches, due or 1)
-        if len(logged) == 0 or logged[-1] != block.batches - 1:
-            logged = np.append(logged, block.batches - 1)
+        logged = np.arange(-first % due if due else steps, steps, due or 1)
+        if len(logged) == 0 or logged[-1] != steps - 1:
+            logged = np.append(logged, steps - 1)
+        kept = [logged]
+        for callback in trainer.callbacks:
+            if watches := getattr(callback, "watched_steps", None):
+                watched = watches(self._executor.rows, first, steps)
+                kept += [watched, watched + 1]
+        execution = self._executor.run(
+            block, state, lambda n: self._lrs(block, n), np.unique(np.concatenate(kept))
+        )
         execution.points = execution.report(logged)
         return execution
 
@@ -118,11 +125,14 @@ class Executions:
         loss = torch.tensor(execution.points.losses[-1], dtype=execution.end.parameters.dtype)
         return bool(torch.isfinite(loss) & torch.isfinite(execution.end.parameters).all())
 
-    def _good_steps(self, execution: Execution) -> int:
-        """Return before how many steps the loss is finite."""
+    def _good_steps(self, block: Block, state: State, execution: Execution) -> int:
+        """Return before how many steps of an execution the loss is finite."""
+        assert self._executor is not None
+        every = np.arange(execution.steps)
+        again = self._executor.run(block, state, lambda n: self._lrs(block, n), every)
         good = 0
-        for span, at in execution.within(np.arange(execution.steps)):
-            losses = span.losses(at, span.states(at)[0])[0]
+        for piece, at in again.within(every):
+            losses = piece.span.losses(at, piece.states(at)[0])[0]
             finite = torch.isfinite(losses.to(execution.end.parameters.dtype))
             if not finite.all():
                 return good + int(finite.long().argmin())

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trueline.data.blocks import BatchLoader
-from trueline.recurrence import gradient_from_rows, gram, summed_in
+from trueline.recurrence import Workspace, gradient_from_rows, gram, summed_in
 
 CHUNK = 2**16
 """Rows that are gathered and multiplied at once: they stay in the processor's caches."""
+CHUNK_OF_DOUBLES = 2**14
+"""The same of rows that are brought to float64 first."""
 
 
 class Rows:
@@ -46,13 +48,17 @@ class Rows:
         self.dtype = dtype
         self.add_up = add_up
         self.summed_in = summed_in(dtype, loader.batch_size)
+        self.workspace = Workspace()
 
-    def of(self, epoch: int, batches: NDArray[np.int64]) -> Iterator[tuple[Any, Tensor, Any]]:
+    def of(
+        self, epoch: int, batches: NDArray[np.int64], workspace: Workspace | None = None
+    ) -> Iterator[tuple[Any, Tensor, Any]]:
         """Return the rows of some batches, those of equal size together, and their weights.
 
         Args:
             epoch: From whose first batch they are counted.
             batches: Their numbers, ascending.
+            workspace: For what is returned, which then is good until the next is.
 
         Returns:
             Which of the batches they are, Z of shape (n, size, p + T) and None, or their weights of
@@ -60,6 +66,7 @@ class Rows:
         """
         for at, rows in self.loader.groups(epoch, batches, self.per_epoch):
             found: list[Any] = []
+            given = workspace or Workspace()
             for tensor in (self.Z, self.sample_weight):
                 if tensor is None:
                     found.append(None)
@@ -67,9 +74,11 @@ class Rows:
                     n = at.stop - at.start
                     found.append(tensor[rows].unflatten(0, (n, -1)))
                 else:
-                    on_device = rows.to(tensor.device, non_blocking=True)
-                    gathered = tensor.index_select(0, on_device.reshape(-1))
-                    found.append(gathered.unflatten(0, rows.shape))
+                    on_device = rows.to(tensor.device, non_blocking=True).reshape(-1)
+                    name, shape = f"rows of {tensor.ndim}", (*rows.shape, *tensor.shape[1:])
+                    gathered = given(name, shape, tensor)
+                    torch.index_select(tensor, 0, on_device, out=gathered.flatten(0, 1))
+                    found.append(gathered)
             yield at, found[0], found[1]
 
     def moments(self, epoch: int, batches: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -79,25 +88,41 @@ class Rows:
             Shapes (n, p + T, p + T), in the dtype they are summed in or float64, and (n,).
         """
         width, n = self.Z.shape[1], len(batches)
-        G = torch.empty(n, width, width, dtype=self.summed_in, device=self.Z.device)
+        G = self.workspace("moments", (n, width, width), self.Z, self.summed_in)
         sizes = torch.empty(n, dtype=torch.float64, device=self.Z.device)
-        at_once = max(1, CHUNK // self.loader.batch_size)
+        chunk = CHUNK if self.summed_in == self.Z.dtype else CHUNK_OF_DOUBLES
+        at_once = max(1, chunk // self.loader.batch_size)
         for first in range(0, n, at_once):
             part = slice(first, min(first + at_once, n))
-            for at, Z, weight in self.of(epoch, batches[part]):
+            for at, Z, weight in self.of(epoch, batches[part], self.workspace):
                 # In the precision of the training first, and then in that of the sums.
-                Z = Z.to(self.dtype).to(self.summed_in)
+                Z = Z.to(self.dtype)
                 if weight is not None:
                     weight = weight.to(self.dtype).to(self.summed_in)
-                if isinstance(at, slice) and weight is None:
+                if Z.shape[1] > chunk:
+                    G[part][at] = self._in_parts(Z, weight)
+                elif isinstance(at, slice) and weight is None:
+                    Z = self._converted(Z, self.summed_in)
                     torch.bmm(Z.mT, Z, out=G[part][at])  # in place: a pass less over all of them
                 else:
-                    G[part][at] = gram(Z, weight)
+                    G[part][at] = gram(self._converted(Z, self.summed_in), weight)
                 sizes[part][at] = Z.shape[1] if weight is None else weight.double().sum(1)
         if self.loader.world_size > 1:
             together = self.add_up(torch.cat([G.view(n, -1).double(), sizes[:, None]], dim=1))
             G, sizes = together[:, :-1].reshape(G.shape).contiguous(), together[:, -1]
         return G, sizes * self.n_targets
+
+    def _in_parts(self, Z: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the moments of batches that are too long to be multiplied at once."""
+        parts = Z.split(CHUNK_OF_DOUBLES, dim=1)
+        weights = [None] * len(parts) if weight is None else weight.split(CHUNK_OF_DOUBLES, dim=1)
+        converted = (self._converted(part, self.summed_in) for part in parts)
+        return sum(map(gram, converted, weights))  # type: ignore[return-value]
+
+    def _converted(self, Z: Tensor, dtype: torch.dtype) -> Tensor:
+        if Z.dtype == dtype:
+            return Z
+        return self.workspace("rows converted", Z.shape, Z, dtype).copy_(Z)
 
     @property
     def full_batch(self) -> bool:
@@ -115,14 +140,14 @@ class Rows:
     def chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Return this process's share of all rows in float64, some at a time."""
         share = self.loader.share(0)
-        for start in range(share.start, share.stop, CHUNK):
-            part = slice(start, min(start + CHUNK, share.stop))
+        for start in range(share.start, share.stop, CHUNK_OF_DOUBLES):
+            part = slice(start, min(start + CHUNK_OF_DOUBLES, share.stop))
             weight = (
                 None
                 if self.sample_weight is None
                 else self.sample_weight[part].to(self.dtype).double()
             )
-            yield self.Z[part].to(self.dtype).double(), weight
+            yield self._converted(self.Z[part].to(self.dtype), torch.float64), weight
 
 
 class Everything:
@@ -135,7 +160,6 @@ class Everything:
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         width = rows.Z.shape[1]
-        p = width - rows.n_targets
         G, size = torch.zeros(width, width).double(), 0.0
         G = G.to(rows.Z.device)
         for Z, weight in rows.chunks():
@@ -143,15 +167,26 @@ class Everything:
             size += len(Z) if weight is None else weight.sum().item()
         together = rows.add_up(torch.cat([G.view(-1), G.new_tensor([size])]))
         self.size = together[-1].item() * rows.n_targets
-        self.hessian = together[:-1].view(width, width)[:p, :p] * (2 / self.size)
+        self._moments = together[:-1].view(width, width) / self.size
 
     def at(self, origin: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradient as a matrix that acts on `[δ; 1]`, (p, p + T), and the loss there."""
+        p = len(origin)
+        if self.rows.dtype == torch.float64:
+            constant, loss = self._by_rows(origin)
+        else:
+            # To float32, what the moments round in float64 is nothing, and they are at hand.
+            s = torch.cat([origin, -torch.eye(origin.shape[1]).to(origin)])
+            products = self._moments @ s
+            constant, loss = 2 * products[:p], (s * products).sum().clamp(min=0)
+        return torch.cat([2 * self._moments[:p, :p], constant], dim=1), loss
+
+    def _by_rows(self, origin: Tensor) -> tuple[Tensor, Tensor]:
+        """Return gradient and loss from the residuals of each row."""
         constant, squares = torch.zeros_like(origin), origin.new_zeros(())
         for Z, weight in self.rows.chunks():
             by_parameter, of_loss = gradient_from_rows(Z, origin, weight)
             constant += by_parameter
             squares += of_loss
         together = self.rows.add_up(torch.cat([constant.view(-1), squares.view(1)]))
-        constant = together[:-1].view_as(origin) / self.size
-        return torch.cat([self.hessian, constant], dim=1), together[-1] / self.size
+        return together[:-1].view_as(origin) / self.size, together[-1] / self.size

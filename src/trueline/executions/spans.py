@@ -28,6 +28,7 @@ SPAN_ROWS = 2**18
 """Rows of a span of mini-batches; there are a thousand steps even where these have more."""
 FEW_EPOCHS_SPAN = 1024
 """Most steps of a span that runs through several epochs, each with an order of rows of its own."""
+Numbers = NDArray[np.int64]
 Lrs = Callable[[int], Tensor]
 
 
@@ -78,20 +79,24 @@ class Span:
             delta = torch.cat([delta, torch.zeros_like(delta) if buffers is None else buffers])
         first = buffers is None and bool(rule.momentum)
         self._delta = delta
-        self._maps: Composed | Repeated
+        self._maps: Composed | Repeated | None
         self._gradient = None
+        workspace = rows.workspace
         if everything is not None:
             self._gradient, self._loss = everything.at(origin)
             same = not first and bool((lrs == lrs[0]).all())
             some = lrs[:1] if same else lrs
             one = torch.ones(1, dtype=torch.float64, device=origin.device)
-            maps = step_maps(self._gradient[None], one, origin, some, rule, first)
-            self._maps = Repeated(maps[0], len(lrs)) if same else Composed(maps)
+            maps = step_maps(
+                self._gradient[None], one, origin, some, rule, first, workspace=workspace
+            )
+            self._maps = Repeated(maps[0], len(lrs)) if same else Composed(maps, workspace)
         else:
             batches = position.batch + np.arange(len(lrs))
             G, sizes = rows.moments(position.epoch, batches)
-            maps = step_maps(G, 2 / sizes, origin, lrs, rule, first, moments=True)
-            self._maps = Composed(maps)
+            rest: Any = {"moments": True, "workspace": workspace}
+            maps = step_maps(G, 2 / sizes, origin, lrs, rule, first, **rest)
+            self._maps = Composed(maps, workspace)
         # In float32 the rounding of the moments is a thousand times that of the composition.
         self.summed_in = torch.float64 if everything is not None else rows.summed_in
         self.polished = self.summed_in == torch.float64
@@ -100,7 +105,11 @@ class Span:
     def __len__(self) -> int:
         return len(self.lrs)
 
-    def states(self, steps: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+    def close(self) -> None:
+        """Give the memory of the maps to the next span: states cannot be asked for any more."""
+        self._maps = self._states = None
+
+    def states(self, steps: Numbers) -> tuple[Tensor, Tensor | None]:
         """Return parameters and buffers before some steps, or after the last one.
 
         Args:
@@ -124,7 +133,7 @@ class Span:
         buffers = found[:, self.p :] if self.rule.momentum else None
         return self.start.parameters + found[:, : self.p], buffers
 
-    def losses(self, steps: NDArray[np.int64], parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(self, steps: Numbers, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean squared errors and the gradients of the objective at some steps.
 
         Args:
@@ -146,7 +155,7 @@ class Span:
             losses, gradient = self._by_rows(steps, parameters)
         return losses, gradient + penalty * parameters
 
-    def _by_rows(self, steps: NDArray[np.int64], parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def _by_rows(self, steps: Numbers, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Return losses and gradients from the residuals of each row, as a step by itself does."""
         n, p, T = parameters.shape
         sums = parameters.new_zeros(n, p * T + 2)
@@ -164,18 +173,31 @@ class Span:
         return squares / size, 2 * by_parameter.view_as(parameters) / size[:, None, None]
 
 
-class Piece(NamedTuple):
-    """Some steps of a span.
+@dataclass
+class Piece:
+    """Some steps of a span, of which it knows the states that were asked for.
 
     Args:
-        span: They belong to.
+        span: They belong to, which may be closed.
         first: The number of the first one within it.
         stop: The number of the one after the last.
+        kept: Numbers within the span, from `first` to `stop`, ascending.
+        parameters: Before each of these steps, float64, shape (len(kept), p, T).
+        buffers: The same; None without momentum.
     """
 
     span: Span
     first: int
     stop: int
+    kept: Numbers
+    parameters: Tensor
+    buffers: Tensor | None
+
+    def states(self, steps: Numbers) -> tuple[Tensor, Tensor | None]:
+        """Return parameters and buffers before some of the kept steps."""
+        at = np.searchsorted(self.kept, steps)
+        assert (self.kept[at] == steps).all()
+        return self.parameters[at], None if self.buffers is None else self.buffers[at]
 
 
 class Points(NamedTuple):
@@ -189,7 +211,7 @@ class Points(NamedTuple):
         lrs: Learning rates, shape (n,).
     """
 
-    steps: NDArray[np.int64]
+    steps: Numbers
     parameters: NDArray[np.float64]
     gradients: NDArray[np.float64]
     losses: NDArray[np.float64]
@@ -212,28 +234,28 @@ class Execution:
     end: State
     points: Points | None = None
 
-    def report(self, steps: NDArray[np.int64]) -> Points:
+    def report(self, steps: Numbers) -> Points:
         """Return what is to be reported of some steps."""
         parts = []
-        for span, at in self.within(steps):
-            parameters = span.states(at)[0]
-            losses, gradients = span.losses(at, parameters)
-            of_span = parameters.flatten(1), gradients.flatten(1), losses, span.lrs[at]
+        for piece, at in self.within(steps):
+            parameters = piece.states(at)[0]
+            losses, gradients = piece.span.losses(at, parameters)
+            of_span = parameters.flatten(1), gradients.flatten(1), losses, piece.span.lrs[at]
             parts.append([tensor.cpu().numpy() for tensor in of_span])
         return Points(steps, *map(np.concatenate, zip(*parts, strict=True)))
 
-    def within(self, steps: NDArray[np.int64]) -> Iterator[tuple[Span, NDArray[np.int64]]]:
-        """Return the spans of some steps, and their numbers within each.
+    def within(self, steps: Numbers) -> Iterator[tuple[Piece, Numbers]]:
+        """Return the pieces with some steps, and the numbers of these within the span of each.
 
         Args:
             steps: From 0, ascending.
         """
         before = 0
-        for span, first, stop in self.pieces:
-            n = stop - first
+        for piece in self.pieces:
+            n = piece.stop - piece.first
             mine = steps[(before <= steps) & (steps < before + n)]
             if len(mine):
-                yield span, mine - before + first
+                yield piece, mine - before + piece.first
             before += n
 
 
@@ -253,13 +275,14 @@ class Executor:
         self._left: tuple[Position, State] | None = None
         self._saved: Mapping[str, Any] | None = None
 
-    def run(self, block: Block, state: State, lrs: Lrs) -> Execution:
+    def run(self, block: Block, state: State, lrs: Lrs, kept: Numbers) -> Execution:
         """Take the steps of a block, one for each of its batches.
 
         Args:
             block: Of batches.
             state: Before the first of them.
             lrs: Returns the learning rates of so many steps from there on.
+            kept: Steps before which the state is to be known, from 0 to their number, ascending.
         """
         if self.rows.full_batch and self._everything is None:
             self._everything = Everything(self.rows)
@@ -268,13 +291,16 @@ class Executor:
         while left:
             span, at = self._span_from(position, state, lrs, taken)
             stop = min(at + left, len(span))
-            pieces.append(Piece(span, at, stop))
+            mine = kept[(taken <= kept) & (kept <= taken + stop - at)] - taken + at
+            if len(mine) == 0 or mine[-1] != stop:
+                mine = np.append(mine, stop)
+            parameters, buffers = span.states(mine)
+            pieces.append(Piece(span, at, stop, mine, parameters, buffers))
             left -= stop - at
             taken += stop - at
-            parameters, buffers = span.states(np.array([stop]))
             dtype = self.rows.dtype
             state = State(
-                parameters[0].to(dtype), None if buffers is None else buffers[0].to(dtype)
+                parameters[-1].to(dtype), None if buffers is None else buffers[-1].to(dtype)
             )
             position = self._after(position, stop - at)
             self._span, self._left = span, (position, state)
@@ -314,6 +340,8 @@ class Executor:
             same = _equal(self._left[1], state) and torch.equal(span.lrs[at:], expected)
             if 0 < steps < len(span) and same:
                 return span, at
+        if span is not None:
+            span.close()
         start = State(*(None if t is None else t.double() for t in state))  # type: ignore[arg-type]
         return Span(self.rows, self._everything, position, start, expected, self.rule), 0
 
