@@ -19,7 +19,6 @@ from sklearn.linear_model import LinearRegression, Ridge
 from trueline.reference import SGD, LeastSquares, article, mean_squared_error, train
 from trueline.reference.solve import (
     Line,
-    correlation,
     largest_stable_lr,
     least_squares,
     simple_regression,
@@ -229,22 +228,6 @@ def test_least_squares_refuses_dependent_columns(X: np.ndarray) -> None:
     assert f"{n_features + 1} columns over {n_samples} rows" in str(error.value)
     # The remedy that the message names works.
     assert np.isfinite(least_squares(X, y, l2=0.1).weight).all()
-
-
-@given(points=st.lists(st.tuples(*[st.floats(-1e3, 1e3)] * 2), min_size=2, max_size=30))
-def test_correlation_agrees_with_corrcoef(points: list[tuple[float, float]]) -> None:
-    x, y = np.array(points).T
-    assume(min(np.std(x), np.std(y)) > 1e-3)
-    assert correlation(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-12)
-    assert correlation(x[:, None], y) == correlation(x, y)
-
-
-@given(x=st.lists(st.floats(-10, 10), min_size=2, max_size=9), slope=st.sampled_from([-3.0, 0.1]))
-def test_correlation_stays_within_one(x: list[float], slope: float) -> None:
-    assume(np.std(x) > 1e-3)
-    found = correlation(x, slope * np.array(x) + 1)
-    assert found == pytest.approx(np.sign(slope), abs=1e-9)
-    assert -1 <= found <= 1
 
 
 def test_largest_stable_lr_of_the_article() -> None:

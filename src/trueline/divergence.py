@@ -12,7 +12,8 @@ from torch import Tensor
 
 from trueline.data import RegressionData
 from trueline.errors import CheckFailed
-from trueline.reference.solve import largest_stable_lr
+from trueline.reference.solve import stable_lr
+from trueline.reference.triangle import Triangle, triangle
 
 
 class StopWhenNotFinite(Callback):
@@ -37,16 +38,22 @@ class StopWhenNotFinite(Callback):
                 raise CheckFailed(_message(trainer, pl_module, trainer.global_step, name, value))
 
 
+def rows_of(data: RegressionData) -> Triangle:
+    """Return all rows of `data` as their triangle."""
+    weights = None if data.sample_weight is None else data.sample_weight.numpy()
+    return triangle(data.X.numpy(), data.y.numpy(), weights)
+
+
 @np.errstate(over="ignore", invalid="ignore")
-def stable_limit(data: RegressionData, hyperparameters: Mapping[str, Any]) -> float:
-    """Return `largest_stable_lr` for all rows of `data` and the hyperparameters that it knows.
+def stable_limit(rows: Triangle, hyperparameters: Mapping[str, Any]) -> float:
+    """Return the largest stable learning rate for all rows and the hyperparameters it depends on.
 
     Of data so large that it cannot be worked out, it is 0.
     """
-    known = inspect.signature(largest_stable_lr).parameters.keys() & hyperparameters.keys()
-    options = {name: hyperparameters[name] for name in known} | {"n_targets": data.n_targets}
-    weights = None if data.sample_weight is None else data.sample_weight.numpy()
-    return largest_stable_lr(data.X.numpy(), **options, sample_weight=weights)
+    known = inspect.signature(stable_lr).parameters.keys() & hyperparameters.keys()
+    curvature = rows.curvature(hyperparameters.get("l2", 0.0))
+    curvature += hyperparameters.get("weight_decay", 0.0)
+    return stable_lr(curvature, **{name: hyperparameters[name] for name in known})
 
 
 def _message(
@@ -58,7 +65,7 @@ def _message(
     h: Any = pl_module.hparams
     if not isinstance(data, RegressionData) or "lr" not in h:
         return f"{message}; lower the learning rate"
-    limit = stable_limit(data, h)
+    limit = stable_limit(rows_of(data), h)
     if not limit:
         return f"{message}; the data is too large for its squares; scale it"
     if h.lr < limit:

@@ -20,9 +20,8 @@ from trueline import tensorboard
 from trueline.checkpoints.whole_files import write_whole
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
-from trueline.divergence import stable_limit
-from trueline.reference import mean_squared_error, predict
-from trueline.reference.solve import Line, correlation, least_squares
+from trueline.divergence import rows_of, stable_limit
+from trueline.reference.triangle import Line
 
 CONVERGED_WITHIN = 1e-6
 """A run has converged when its predictions are, in root mean square, this close to those of the
@@ -185,29 +184,26 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     fit: dict[str, Any] = dict.fromkeys([*names.split(), "converged", "closed_form"])
     if not isinstance(data, RegressionData):
         return fit
-    X, y = data.X.double().numpy(), data.y.double().numpy()
-    weights = None if data.sample_weight is None else data.sample_weight.double().numpy()
-    fit["loss"] = mean_squared_error(X, y, *trained, weights)
+    rows = rows_of(data)
+    fit["loss"] = rows.loss(trained)
     fit |= {name: getattr(data, name) for name in ("n_samples", "n_features", "n_targets")}
-    fit["largest_stable_lr"] = stable_limit(data, h)
-    single = data.n_features == data.n_targets == 1 and weights is None
-    if single and np.ptp(X) > 0 and np.ptp(y) > 0:
-        fit["correlation"] = correlation(X, y)
+    fit["largest_stable_lr"] = stable_limit(rows, h)
+    if data.n_features == data.n_targets == 1 and data.sample_weight is None:
+        fit["correlation"] = rows.correlation
     if h.l1:
         return fit
     try:
-        best = least_squares(X, y, h.l2, h.weight_decay, weights)
+        best = rows.least_squares(h.l2, h.weight_decay)
     except ValueError:
         return fit  # collinear columns: no single line to compare with
-    distance = _root_mean_square(predict(X, *trained) - predict(X, *best), weights)
-    spread = _root_mean_square(y - np.average(y, axis=0, weights=weights), weights)
-    spread = np.where(np.ptp(y, axis=0) > 0, spread, 1.0)
+    spread = rows.spread
+    spread = np.where(spread > 0, spread, 1.0)
     return fit | {
-        "converged": bool(np.all(distance <= CONVERGED_WITHIN * spread)),
+        "converged": bool(np.all(rows.apart(trained, best) <= CONVERGED_WITHIN * spread)),
         "closed_form": {
             "weight": _plain(best.weight),
             "bias": _plain(best.bias),
-            "loss": mean_squared_error(X, y, *best, weights),
+            "loss": rows.loss(best),
         },
     }
 
@@ -269,11 +265,6 @@ def _verdict(check: dict[str, Any]) -> str:
     if not check["passed"]:
         return f"FAILED: {failure}"
     return f"passed: {check['steps_checked']:,} steps compared with NumPy"
-
-
-def _root_mean_square(r: NDArray[np.float64], weights: NDArray[np.float64] | None) -> Any:
-    """Average over the rows, for each target: shape () or (n_targets,)."""
-    return np.sqrt(np.average(r * r, axis=0, weights=weights))
 
 
 def _plain(value: NDArray[np.float64]) -> Any:

@@ -28,12 +28,13 @@ from trueline.crosscheck.recorder import Recorder
 from trueline.crosscheck.refusals import arithmetic_of, refuse, refused_in_model, refused_settings
 from trueline.crosscheck.rows import RowCount, fingerprints, n_rows, same_kind
 from trueline.crosscheck.step import Reference
-from trueline.crosscheck.trace import FEW_NUMBERS, chosen, read
+from trueline.crosscheck.trace import FEW_NUMBERS, chosen, moments_of, read
 from trueline.crosscheck.verdict import Failure, Tally
 from trueline.data.blocks import Block
 from trueline.errors import CheckFailed, RequestError
 from trueline.executions.rows import Rows
 from trueline.reference import SGD, LeastSquares
+from trueline.reference.composed import Moments
 from trueline.reference.plateau import ReduceLROnPlateau
 from trueline.reference.schedules import Schedule
 from trueline.tensorboard import RunLogger
@@ -148,6 +149,7 @@ class CrossCheck(Callback):
         self.nothing_learned: str | None = None
         self._told = False
         self._resumed: dict[str, Any] = {}
+        self._moments: Moments | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier training."""
@@ -275,7 +277,11 @@ class CrossCheck(Callback):
         if failures:
             self._fail(*failures)
         ledger.settle()
-        traces = list(read(trainer, execution, first, buffers, after, ledger.lr))  # type: ignore[arg-type]
+        rows = execution.pieces[0].span.rows  # type: ignore[union-attr, index]
+        if self._moments is None and rows.full_batch and rows.Z.numel() > FEW_NUMBERS:
+            self._moments = moments_of(rows)
+        given = first, buffers, after, ledger.lr, self._moments
+        traces = list(read(trainer, execution, *given))  # type: ignore[arg-type]
         for trace in traces:
             ledger.enter_trace(trace)
         if ledger.rows is not None:

@@ -250,18 +250,24 @@ class Judge:
         """
         reference: Any = self.reference
         X, y, *weights = trace.batch
-        weights = [weight.astype(np.float64, copy=False) for weight in weights]
         n, targets = X.shape[1], y.shape[2]
-        share = share_of(targets, n, *weights)
-        share = share[..., None] if weights else share
         shape = (-1, X.shape[2] + 1, targets)
         theta, origin = (a.reshape(shape) for a in (trace.before, trace.origin))
-        found = composed.evaluate(X, y, share, theta, np.broadcast_to(origin, theta.shape))
+        origins = np.broadcast_to(origin, theta.shape)
+        if trace.moments is None:
+            weights = [weight.astype(np.float64, copy=False) for weight in weights]
+            share = share_of(targets, n, *weights)
+            share = share[..., None] if weights else share
+            found = composed.evaluate(X, y, share, theta, origins)
+        else:
+            found = composed.evaluate_all_rows(trace.moments, theta, origins)
         penalty = np.full(theta.shape[1:], 2 * reference.l2)
         penalty[-1] = 0
         pulled = penalty * (np.abs(origin) + np.abs(theta - origin))
         gradient = (found.gradient + penalty * theta).reshape(len(theta), -1)
         bound = composed.gradient_bound(found, n, bool(weights), trace.summed)
+        if trace.moments is not None:  # these too are sums over the rows
+            bound = bound + composed.gradient_bound(found, n, bool(weights), DOUBLE)
         few = gamma(shape[1] * targets + 8, DOUBLE)
         bound = (bound + few * (found.gradient_reach + pulled)).reshape(gradient.shape)
         _refuse_unbounded(gradient, bound)
@@ -301,7 +307,9 @@ class Judge:
         n = trace.batch[0].shape[1]
         # From residuals they come in the precision of the training, else from sums in float64.
         sums = gamma((2 if len(trace.batch) > 2 else 1) * n + 2 * gradient.shape[1] + 16, DOUBLE)
-        loss_bound = 2 * sums * found.loss_reach[at] + gamma(4, u) * found.loss[at]
+        # Of the moments that the steps were composed from, and of those of the reference.
+        times = 2 if trace.moments is None else 3
+        loss_bound = times * sums * found.loss_reach[at] + gamma(4, u) * found.loss[at]
         if trace.by_residuals:
             few = gamma(trace.batch[0].shape[2] + 2 * n + 10, u)
             loss_bound = loss_bound + 2 * few * np.sqrt(found.loss[at] * found.loss_reach[at])

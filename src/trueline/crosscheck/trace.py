@@ -15,11 +15,15 @@ from trueline.crosscheck.reading import gather
 from trueline.crosscheck.step import Part, Step
 from trueline.executions.rows import Rows
 from trueline.executions.spans import Execution, Piece
+from trueline.reference.composed import Moments
+from trueline.reference.composed import moments as moments_in
 from trueline.reference.rounding import DOUBLE, SINGLE
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 
+ROWS_AT_ONCE = 2**12
+"""When all rows are read once: they stay in the processor's caches."""
 FEW_NUMBERS = 100_000
 """Of data with no more entries than this, every step of an execution is compared."""
 ONE_IN = 251
@@ -50,6 +54,7 @@ class Trace:
         losses: (len(reported),).
         gradients: (len(reported), P).
         by_residuals: Whether they come from the residuals of each row.
+        moments: Of the batch, where all steps share it and it is large.
     """
 
     numbers: Numbers
@@ -69,6 +74,7 @@ class Trace:
     losses: Array
     gradients: Array
     by_residuals: bool
+    moments: Moments | None
 
     def step(self, k: int, gradient: Array) -> Step:
         """Return one of the steps, with a gradient."""
@@ -99,14 +105,26 @@ def chosen(rows: Rows, first: int, steps: int) -> Numbers:
         steps: Of the execution.
     """
     every = np.arange(steps)
-    if rows.Z.numel() <= FEW_NUMBERS:
+    if rows.Z.numel() <= FEW_NUMBERS or rows.full_batch:
         return every
     one_in = ONE_IN * max(1, rows.loader.batch_size * rows.Z.shape[1] // FEW_NUMBERS)
     picked = (first + every) % one_in == 0
-    picked[-1] |= first == 0 and not rows.full_batch
+    picked[-1] |= first == 0
     if not picked.any() and first == 0:
         picked[0] = True
     return np.asarray(every[picked])
+
+
+def moments_of(rows: Rows) -> Moments:
+    """Return the moments of all rows, as the training has them, in float64."""
+    X, y, *weights = rows.loader.dataset.tensors
+    tensors = X, y.view(len(y), -1), *weights
+
+    def part(first: int) -> tuple[Array, ...]:
+        some = slice(first, first + ROWS_AT_ONCE)
+        return tuple(t[some].to(rows.dtype).double().numpy() for t in tensors)
+
+    return moments_in(map(part, range(0, len(X), ROWS_AT_ONCE)))
 
 
 def read(
@@ -116,6 +134,7 @@ def read(
     buffers: Array | None,
     after: Array,
     meant: MeantLr,
+    moments: Moments | None,
 ) -> Iterator[Trace]:
     """Return the steps of an execution that are compared.
 
@@ -126,6 +145,7 @@ def read(
         buffers: The momentum buffers that the steps before have left.
         after: The module's parameters now.
         meant: The learning rates that are meant.
+        moments: Of all rows, where each step takes in many.
     """
     rows = execution.pieces[0].span.rows
     begun = 0
@@ -134,7 +154,7 @@ def read(
         mine = chosen(rows, first, execution.steps)
         mine = mine[(begun <= mine) & (mine < begun + n)]
         within = mine - begun + start
-        groups = [(slice(None), rows.everything())] if rows.full_batch else None
+        groups = [(slice(None), _all_rows(rows, moments))] if rows.full_batch else None
         for at, batch in groups or _batches(trainer, rows, span, within):
             steps, numbers = within[at], first + mine[at]
             if not len(steps):
@@ -147,8 +167,17 @@ def read(
                     ends = after if begun + n == execution.steps else None
                     left = buffers if numbers[part][0] == first else None
                     which = steps[part], numbers[part]
-                    yield _trace(piece, which, alone, execution.points, first, (left, ends), meant)
+                    yield _trace(
+                        piece, which, alone, execution.points, first, (left, ends), meant, moments
+                    )
         begun += n
+
+
+def _all_rows(rows: Rows, moments: Moments | None) -> tuple[Array, ...]:
+    """Return X, y and weights; where there are moments of them, as they are stored."""
+    X, y, *weights = rows.loader.dataset.tensors
+    tensors = X, y.view(len(y), -1), *weights
+    return tuple((t if moments else t.to(rows.dtype)).numpy()[None] for t in tensors)
 
 
 def _batches(trainer: Trainer, rows: Rows, span: Any, within: Numbers) -> Iterator[Any]:
@@ -186,6 +215,7 @@ def _trace(
     first: int,
     around: tuple[Array | None, Array | None],
     meant: MeantLr,
+    moments: Moments | None,
 ) -> Trace:
     """Return some steps of a span as a trace.
 
@@ -198,6 +228,7 @@ def _trace(
         around: The momentum buffers before the first step, where it is the execution's first; the
             parameters after the last, where it may be the execution's last.
         meant: The learning rates that are meant.
+        moments: Of all rows, where each step takes in many.
     """
     span, stop = piece.span, piece.stop
     steps, numbers = which
@@ -242,4 +273,5 @@ def _trace(
         losses=points.losses[at],
         gradients=points.gradients[at],
         by_residuals=not span.rows.full_batch,
+        moments=moments,
     )

@@ -129,14 +129,6 @@ class Rows:
         """Whether every step takes in all rows."""
         return self.loader.batch_size >= len(self.Z)
 
-    def everything(self) -> tuple[NDArray[Any], ...]:
-        """Return X, y and weights of all rows as arrays, in the precision of the training."""
-        p = self.Z.shape[1] - self.n_targets
-        tensors = [self.Z[:, : p - 1], self.Z[:, p:]]
-        if self.sample_weight is not None:
-            tensors.append(self.sample_weight)
-        return tuple(t.to(self.dtype).cpu().numpy()[None] for t in tensors)
-
     def chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Return this process's share of all rows in float64, some at a time."""
         share = self.loader.share(0)

@@ -6,6 +6,7 @@ parameters. What is compared stays one step: from the parameters before it, NumP
 residuals of its rows.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +83,79 @@ def evaluate(X: Array, y: Array, share: Array | float, parameters: Array, origin
         by_parameter = [g.reshape(p, steps, targets).transpose(1, 0, 2) for g in by_parameter]
     losses = [loss.sum(axis=1) for loss in by_loss]
     return Steps(losses[0], by_parameter[0], losses[1], by_parameter[1])
+
+
+class Moments(NamedTuple):
+    """Means of the products of all columns of rows `[x, 1, y]`.
+
+    Args:
+        second: `Σ s·zᵀz`, s being the share of a residual in the mean: shape (p + T, p + T), with
+            p = n_features + 1.
+        n_targets: T.
+    """
+
+    second: Array
+    n_targets: int
+
+
+def moments(parts: Iterable[tuple[Array, ...]]) -> Moments:
+    """Read rows once, for what steps over all of them need.
+
+    Args:
+        parts: Some rows at a time, as X, y of shape (n_samples, n_targets), and weights where rows
+            have them.
+
+    Example:
+        >>> X, y = np.array([[1.0], [2.0]]), np.array([[3.0], [5.0]])
+        >>> moments([(X[:1], y[:1]), (X[1:], y[1:])]).second[0]
+        array([2.5, 1.5, 6.5])
+    """
+    sums, total, Z = None, 0.0, np.empty((0, 0))
+    for X, y, *weight in parts:
+        n, n_features = X.shape
+        width = n_features + 1 + y.shape[1]
+        if len(Z) < n:
+            Z = np.empty((n, width))
+        z = Z[:n]
+        z[:, :n_features], z[:, n_features], z[:, n_features + 1 :] = X, 1, y
+        products = (z * weight[0][:, None]).T @ z if weight else z.T @ z
+        sums = products if sums is None else sums + products
+        total += float(weight[0].sum()) if weight else n
+        targets = y.shape[1]
+    return Moments(sums / (total * targets), targets)
+
+
+def evaluate_all_rows(known: Moments, parameters: Array, origin: Array) -> Steps:
+    """Evaluate many steps that take in all rows, from the moments of these.
+
+    What rounding is in proportion to is not known row by row; by the inequality of Cauchy and
+    Schwarz it is at most what is returned.
+
+    Args:
+        known: Of the rows.
+        parameters: Weight over bias before each step, shape (n_steps, n_features + 1, n_targets).
+        origin: θ₀, from which deviations are counted, in the shape of the parameters.
+
+    Example:
+        >>> known = moments([(np.array([[1.0], [2.0]]), np.array([[3.0], [5.0]]))])
+        >>> theta = np.array([[[2.0], [0.0]], [[2.0], [1.0]]])
+        >>> found = evaluate_all_rows(known, theta, theta)
+        >>> found.loss, found.gradient[0].ravel()
+        (array([1., 0.]), array([-3., -2.]))
+    """
+    steps, p, targets = parameters.shape
+    minus_one = np.broadcast_to(-np.eye(targets), (steps, targets, targets))
+    s = np.concatenate([parameters, minus_one], axis=1)
+    products = known.second @ s
+    length = np.sqrt(np.diag(known.second))
+    size = np.abs(origin) + np.abs(parameters - origin)
+    reach = np.einsum("j,kjt->kt", length[:p], size) + length[p:]
+    return Steps(
+        (s * products).sum(axis=(1, 2)),
+        2 * products[:, :p],
+        (reach * reach).sum(axis=1),
+        2 * length[:p, None] * reach[:, None],
+    )
 
 
 def gradient_bound(found: Steps, n_samples: int, weighted: bool, unit_roundoff: float) -> Array:

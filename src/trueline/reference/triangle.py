@@ -1,0 +1,174 @@
+"""All rows in as many numbers as a few of them: the triangle R of their QR factorisation.
+
+With the rows `Z = [1, x, y]`, each times the root of its weight, and `Z = Q·R`, lengths stay as
+they are: `‖Z·s‖ = ‖R·s‖` for every s. So R knows the loss of every line, the line of the least one,
+the curvature and the correlations, without a difference of large sums: XᵀX, whose condition number
+is the square of that of X, is never formed. The rows are read once, some at a time.
+
+References:
+    Golub & Van Loan, "Matrix Computations" (2013), section 5.3; Demmel, Grigori, Hoemmen & Langou,
+    "Communication-optimal Parallel and Sequential QR and LU Factorizations" (2012): R of many rows
+    from the R of some at a time.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+ROWS_AT_ONCE = 2**12
+"""So that they stay in the processor's caches; there are four times as many as columns at least."""
+
+
+class Line(NamedTuple):
+    """The parameters of `X·weight + bias`.
+
+    Args:
+        weight: Shape (n_features,), or (n_features, n_targets) for several targets.
+        bias: Shape (), or (n_targets,).
+    """
+
+    weight: Array
+    bias: Array
+
+
+class Triangle(NamedTuple):
+    """R of rows `[1, x, y]`, and how many they were.
+
+    Args:
+        R: Upper triangular, shape (1 + n_features + n_targets,) twice.
+        n_samples: Number of rows.
+        rows: The sum of their weights; their number where they have none.
+        n_targets: Columns of y, ≥ 1.
+        single: Whether y had one axis, and the parameters have.
+
+    Example:
+        >>> t = triangle(np.array([[1.0], [2.0], [3.0]]), np.array([5.0, 7.0, 9.0]))
+        >>> line = t.least_squares()
+        >>> line.weight.round(12), line.bias.round(12), round(t.loss(Line(np.ones(1), np.ones(()))))
+        (array([2.]), np.float64(3.0), 17)
+    """
+
+    R: Array
+    n_samples: int
+    rows: float
+    n_targets: int
+    single: bool
+
+    @property
+    def columns(self) -> int:
+        """Columns of `[1, x]`."""
+        return len(self.R) - self.n_targets
+
+    def loss(self, line: Line) -> float:
+        """Return the mean squared error of a line."""
+        s = np.concatenate([self._joined(line), -np.eye(self.n_targets)])
+        return float(np.sum((self.R @ s) ** 2) / (self.rows * self.n_targets))
+
+    def apart(self, one: Line, other: Line) -> Array:
+        """Return how far two lines' predictions are apart, in root mean square; by target."""
+        difference = self.R[:, : self.columns] @ (self._joined(one) - self._joined(other))
+        return np.asarray(np.linalg.norm(difference, axis=0) / math.sqrt(self.rows))
+
+    @property
+    def spread(self) -> Array:
+        """The standard deviation of y over all rows, by target; 0 where y is the same in all."""
+        lengths = np.linalg.norm(self._without_mean(self.columns), axis=0)
+        return np.asarray(lengths / math.sqrt(self.rows))
+
+    @property
+    def correlation(self) -> float | None:
+        """Pearson's, of one feature with one target; None where either is the same in all rows."""
+        x, y = self._without_mean(1).T
+        lengths = float(np.linalg.norm(x) * np.linalg.norm(y))
+        return float(np.clip(x @ y / lengths, -1, 1)) if lengths else None
+
+    def _without_mean(self, first: int) -> Array:
+        """Return columns as deviations from their means; zeros where all there is is rounding."""
+        found, means = self.R[1:, first:], self.R[0, first:]
+        rounding = 8 * np.finfo(np.float64).eps * math.sqrt(self.n_samples) * np.abs(means)
+        return np.where(np.linalg.norm(found, axis=0) > rounding, found, 0.0)
+
+    def least_squares(self, l2: float = 0.0, weight_decay: float = 0.0) -> Line:
+        """Return the line of the least loss with its penalties, see `solve.least_squares`.
+
+        Raises:
+            ValueError: When the columns of `[1, x]` are linearly dependent.
+        """
+        p = self.columns
+        strength = np.full(p, l2 + weight_decay / 2)
+        strength[0] = weight_decay / 2
+        # The objective is solved for times n_targets·Σw, which takes the mean out of the residuals.
+        penalised = np.diag(np.sqrt(self.rows * self.n_targets * strength))[strength > 0]
+        A = np.concatenate([self.R[:, :p], penalised])
+        y = np.concatenate([self.R[:, p:], np.zeros((len(penalised), self.n_targets))])
+        # With columns of length 1, neither units nor sizes decide what counts as dependent.
+        length = np.linalg.norm(A, axis=0)
+        A = A / np.where(length > 0, length, 1)
+        singular = np.linalg.svd(A, compute_uv=False)
+        height = self.n_samples + len(penalised)
+        least = singular.max() * max(height, p) * np.finfo(np.float64).eps
+        rank = int(np.sum(singular > least))
+        if rank < p:
+            raise ValueError(
+                f"expected linearly independent columns in [X 1]; found rank {rank} for {p} "
+                f"columns over {self.n_samples} rows; remove constant or collinear columns, or "
+                "give an L2 penalty"
+            )
+        Q, R = np.linalg.qr(A)
+        solution = np.linalg.solve(R, Q.T @ y) / length[:, None]
+        weight, bias = solution[1:], solution[0]
+        return Line(weight[:, 0], np.asarray(bias[0])) if self.single else Line(weight, bias)
+
+    def curvature(self, l2: float = 0.0) -> float:
+        """Return the largest eigenvalue of the Hessian of loss and L2 penalty, by one target.
+
+        It is inf where it is beyond float64.
+        """
+        p = self.columns
+        A = self.R[:, :p] * math.sqrt(2 / (self.rows * self.n_targets))
+        penalised = math.sqrt(2 * l2) * np.eye(p)[1:]
+        with np.errstate(over="ignore"):
+            return float(np.linalg.norm(np.concatenate([A, penalised]), 2) ** 2)
+
+    def _joined(self, line: Line) -> Array:
+        """Return bias over weight, shape (1 + n_features, n_targets)."""
+        weight = np.reshape(line.weight, (-1, self.n_targets))
+        return np.concatenate([np.reshape(line.bias, (1, -1)), weight])
+
+
+def triangle(
+    X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+) -> Triangle:
+    """Factor the rows `[1, x, y]`.
+
+    Args:
+        X: Features, shape (n_samples, n_features), any real dtype.
+        y: Targets, shape (n_samples,) or (n_samples, n_targets); zeros unless given.
+        sample_weight: How much each row counts, shape (n_samples,), > 0; alike unless given.
+    """
+    X = np.asarray(X)
+    n_samples, n_features = X.shape
+    y = np.zeros(n_samples) if y is None else np.asarray(y)
+    targets = y.reshape(n_samples, -1)
+    w = None if sample_weight is None else np.asarray(sample_weight)
+    width = 1 + n_features + targets.shape[1]
+    at_once = max(ROWS_AT_ONCE, 4 * width)
+    # Above the rows at hand stands the triangle of those before.
+    Z = np.zeros((width + min(at_once, n_samples), width))
+    for first in range(0, n_samples, at_once):
+        part = slice(first, min(first + at_once, n_samples))
+        rows = Z[width : width + part.stop - first]
+        rows[:, 0], rows[:, 1 : n_features + 1], rows[:, n_features + 1 :] = (
+            1,
+            X[part],
+            targets[part],
+        )
+        if w is not None:
+            rows *= np.sqrt(w[part], dtype=np.float64)[:, None]
+        Z[:width] = np.linalg.qr(Z[: width + len(rows)], mode="r")
+    total = n_samples if w is None else float(np.sum(w, dtype=np.float64))
+    return Triangle(Z[:width].copy(), n_samples, total, targets.shape[1], y.ndim == 1)
