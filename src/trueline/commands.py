@@ -1,6 +1,7 @@
 """The commands that need Lightning: its own, and `compare` and `crosscheck` beside them."""
 
 import argparse
+import gc
 import logging
 import re
 import threading
@@ -27,6 +28,9 @@ MATRIX_OPTIONS = {
     "precisions": "Which to try, such as 64-true,32-true; all unless given.",
     "devices": "How many to train on, such as 1,2; 1, 2 and all of them unless given.",
 }
+
+# What has been imported stays: to look through all of it for garbage takes longer than a training.
+gc.freeze()
 
 
 def run(arguments: list[str]) -> None:

@@ -23,6 +23,9 @@ from trueline.run_folder import claim_folder, next_folder
 AFTER_STEP = ("val/loss", "crosscheck/worst_ratio")
 """Tags whose point at step k is logged before step k + 1 begins, and before a checkpoint at k."""
 
+MOST_WAITING = 10_000
+"""Records that wait to be written; with the usual ten, each one waits for the thread's turn."""
+
 
 class RunLogger(TensorBoardLogger):
     """Logs into `version_N`, a folder that is made when it is first asked for.
@@ -32,7 +35,7 @@ class RunLogger(TensorBoardLogger):
     """
 
     def __init__(self, runs: Path) -> None:
-        super().__init__(runs.parent, runs.name, default_hp_metric=False)
+        super().__init__(runs.parent, runs.name, default_hp_metric=False, max_queue=MOST_WAITING)
         self.runs = runs
         self._claimed: Path | None = None
 
@@ -70,6 +73,8 @@ class RunLogger(TensorBoardLogger):
             named = zip(names, row, strict=True)
             values = [Summary.Value(tag=name, simple_value=value) for name, value in named]
             writer.add_summary(Summary(value=values), step)
+        # Written at once: the thread that does it would hold up every call of torch meanwhile.
+        writer.flush()
 
     @rank_zero_only
     def carry_on(self, run: Path, steps: int) -> None:

@@ -7,6 +7,7 @@ epoch that follow it, and leaves those out when training goes on. Here they come
 import shlex
 import signal
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -27,13 +28,16 @@ SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 class Checkpoints(Checkpoint):
     """Saves `step=K.ckpt`, the newest in place of the one before it, and the same as `last.ckpt`.
 
-    They lie in the folder `checkpoints` of the run. It saves after each validation, every
-    `every_n_steps` steps where that is given, and at the end. On Ctrl-C and SIGTERM it saves as
-    soon as the step at hand is done, with the validation that follows it if one does, and ends the
-    training; all processes do so at the same step. A second signal ends it at once.
+    They lie in the folder `checkpoints` of the run. It saves when `every_seconds` have passed since
+    it last did, every `every_n_steps` steps where that is given, and at the end. On Ctrl-C and
+    SIGTERM it saves as soon as the step at hand is done, with the validation that follows it if one
+    does, and ends the training; all processes do so at the same step. A second signal ends it at
+    once.
 
     Args:
-        every_n_steps: Optimizer steps between two savings, besides those after a validation.
+        every_n_steps: Optimizer steps between two savings, besides those by the clock.
+        every_seconds: Between two savings at least: one takes five milliseconds or so. What is
+            saved when does not change a number of the training.
         options: Of the command line, to be kept in the checkpoints.
         named: Whether to save `step=K.ckpt` too; not where another callback may have such files.
 
@@ -47,12 +51,16 @@ class Checkpoints(Checkpoint):
     def __init__(
         self,
         every_n_steps: int | None = None,
+        every_seconds: float = 1.0,
         options: Mapping[str, Any] | None = None,
         named: bool = True,
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"every_n_steps: expected 1 or more; found {every_n_steps}")
+        if not every_seconds >= 0:
+            raise ValueError(f"every_seconds: expected 0 or more; found {every_seconds}")
         self.every_n_steps = every_n_steps
+        self.every_seconds = every_seconds
         self.options = dict(options or {})
         self.named = named
         self.folder = Path()
@@ -60,6 +68,7 @@ class Checkpoints(Checkpoint):
         self._handlers: dict[signal.Signals, Any] = {}
         self._told: signal.Signals | None = None
         self._due = self._stop = False
+        self._saved = time.monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew, in a folder that is the same for all processes."""
@@ -68,6 +77,7 @@ class Checkpoints(Checkpoint):
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen for the signals: Lightning has set its own handlers by now."""
+        self._saved = time.monotonic()
         self._listen()
 
     on_train_start = on_sanity_check_start
@@ -92,45 +102,54 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where it is due and nothing else follows the step."""
-        alone = trainer.world_size == 1 and self._told is None
-        if (alone and not self._due and not self.every_n_steps) or not at_step_end(trainer):
-            return
         every = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
-        self._due |= self._agreed(trainer) or bool(every)
+        quiet = trainer.world_size == 1 and not (self._told or self._due or every or self._late)
+        if quiet or not at_step_end(trainer):
+            return
+        self._look(trainer)
+        self._due |= bool(every)
         if self._due and not trainer.is_last_batch and not validation_follows(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, unless the rest of the step or the end of the epoch follows."""
+        """Save where it is due, unless the rest of the step or the end of the epoch follows."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        self._due = True
-        self._agreed(trainer)
-        if at_step_end(trainer) and not trainer.is_last_batch:
+        self._look(trainer)
+        if self._due and at_step_end(trainer) and not trainer.is_last_batch:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save where it is due; without validation, as often as there would have been one.
+        """Save where it is due.
 
         Not at the end of the training, whose result has to come first: a training that is cut off
         between the two can go on from the checkpoint before.
         """
-        every = trainer.check_val_every_n_epoch or 1
-        if not trainer.enable_validation:
-            self._due |= (trainer.current_epoch + 1) % every == 0
-        self._due |= self._agreed(trainer)
+        self._look(trainer)
         if self._due and trainer.is_last_batch and not at_end(trainer):
             self._save(trainer)
 
-    def _agreed(self, trainer: Trainer) -> bool:
-        """Return whether to stop: any process may have been told, and all must at the same step."""
-        told = self._stop or self._told is not None
-        self._stop = trainer.strategy.reduce_boolean_decision(told, all=False)
-        return self._stop
+    @property
+    def _late(self) -> bool:
+        return time.monotonic() - self._saved >= self.every_seconds
+
+    def _look(self, trainer: Trainer) -> None:
+        """Look at the clock, and whether to stop: any process may have been told.
+
+        All must do the same at the same step, and save by the clock of the first one.
+        """
+        told, late = self._stop or self._told is not None, self._late
+        if trainer.world_size > 1:
+            flags = [told, late and trainer.is_global_zero]
+            both = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
+            told, late = trainer.strategy.reduce(both, reduce_op="sum").bool().tolist()
+        self._stop = told
+        self._due |= told or late
 
     def _save(self, trainer: Trainer) -> None:
         self._due = False
         self.save_last(trainer)
+        self._saved = time.monotonic()
         if self._stop:
             last = str(self.folder / LAST_NAME)
             told = f" by {SIGNALS[self._told]}" if self._told else ""

@@ -137,10 +137,6 @@ class Lookahead:
         every = [1] if schedule.get("name") == "ReduceLROnPlateau" else []
         if self.asked == "auto":  # else as many steps as are asked for may pass
             every += [n for c in trainer.callbacks if (n := _epoch_interval(c))]  # type: ignore[attr-defined]
-        saves = any(hasattr(c, "every_n_steps") for c in trainer.callbacks)  # type: ignore[attr-defined]
-        if saves and not trainer.enable_validation and trainer.check_val_every_n_epoch:
-            # Checkpoints come as often as the validations would.
-            every.append(trainer.check_val_every_n_epoch)
         return math.gcd(*every) or None
 
     def __call__(self, epoch: int, batch: int) -> int:
