@@ -32,7 +32,11 @@ EPOCHS = 60
 FAULT_AT = 40
 """Epochs done when the fault comes; an epoch is a step here unless there are mini-batches."""
 FIT = ("fit", "--trainer.max_epochs", str(EPOCHS), "--model.steps_per_execution=1")
-SAVE_OFTEN = ("--trainer.check_val_every_n_epoch", "1")
+SAVER = "--trainer.callbacks+=trueline.checkpoints.saving.Checkpoints"
+SAVE_OFTEN = (
+    *("--trainer.check_val_every_n_epoch", "1"),
+    *(SAVER, "--trainer.callbacks.every_seconds", "0"),
+)
 NAMESPACE = "RUN_IN_A_NAMESPACE"
 
 
@@ -186,7 +190,7 @@ def test_disk_that_fills_while_logging(disk: Disk, cli: Callable[..., Any]) -> N
     fit = (
         *("fit", "--trainer.max_epochs", "600", "--trainer.log_every_n_steps", "1"),
         *("--trainer.check_val_every_n_epoch", "30", "--crosscheck", "off"),
-        "--model.steps_per_execution=1",
+        *("--model.steps_per_execution=1", SAVER, "--trainer.callbacks.every_n_steps", "30"),
     )
     disk.fill(blocks_left=20)  # some 80 kB: a few hundred points
     done = trueline(*fit, "--trainer.default_root_dir", str(disk.path))

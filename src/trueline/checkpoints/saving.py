@@ -28,16 +28,16 @@ SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 class Checkpoints(Checkpoint):
     """Saves `step=K.ckpt`, the newest in place of the one before it, and the same as `last.ckpt`.
 
-    They lie in the folder `checkpoints` of the run. It saves when `every_seconds` have passed since
-    it last did, every `every_n_steps` steps where that is given, and at the end. On Ctrl-C and
-    SIGTERM it saves as soon as the step at hand is done, with the validation that follows it if one
-    does, and ends the training; all processes do so at the same step. A second signal ends it at
-    once.
+    They lie in the folder `checkpoints` of the run. It saves after a validation and at the end of
+    an epoch, if `every_seconds` have passed since it last did; every `every_n_steps` steps where
+    that is given; and at the end. On Ctrl-C and SIGTERM it saves as soon as the step at hand is
+    done, with the validation that follows it if one does, and ends the training; all processes do
+    so at the same step. A second signal ends it at once.
 
     Args:
-        every_n_steps: Optimizer steps between two savings, besides those by the clock.
-        every_seconds: Between two savings at least: one takes five milliseconds or so. What is
-            saved when does not change a number of the training.
+        every_n_steps: Optimizer steps between two savings, besides the others.
+        every_seconds: Between two savings after validations and epochs; one takes about five
+            milliseconds. What is saved when does not change a number of the training.
         options: Of the command line, to be kept in the checkpoints.
         named: Whether to save `step=K.ckpt` too; not where another callback may have such files.
 
@@ -103,11 +103,12 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Save where it is due and nothing else follows the step."""
         every = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
-        quiet = trainer.world_size == 1 and not (self._told or self._due or every or self._late)
-        if quiet or not at_step_end(trainer):
+        if trainer.world_size == 1 and not (self._told or self._due or every):
             return
-        self._look(trainer)
-        self._due |= bool(every)
+        if not at_step_end(trainer):
+            return
+        # Not by the clock: not every loader can go on inside an epoch.
+        self._due |= self._agreed(trainer, False)[0] or bool(every)
         if self._due and not trainer.is_last_batch and not validation_follows(trainer):
             self._save(trainer)
 
@@ -115,7 +116,7 @@ class Checkpoints(Checkpoint):
         """Save where it is due, unless the rest of the step or the end of the epoch follows."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        self._look(trainer)
+        self._due |= any(self._agreed(trainer, self._late))
         if self._due and at_step_end(trainer) and not trainer.is_last_batch:
             self._save(trainer)
 
@@ -125,7 +126,7 @@ class Checkpoints(Checkpoint):
         Not at the end of the training, whose result has to come first: a training that is cut off
         between the two can go on from the checkpoint before.
         """
-        self._look(trainer)
+        self._due |= any(self._agreed(trainer, self._late))
         if self._due and trainer.is_last_batch and not at_end(trainer):
             self._save(trainer)
 
@@ -133,18 +134,18 @@ class Checkpoints(Checkpoint):
     def _late(self) -> bool:
         return time.monotonic() - self._saved >= self.every_seconds
 
-    def _look(self, trainer: Trainer) -> None:
-        """Look at the clock, and whether to stop: any process may have been told.
+    def _agreed(self, trainer: Trainer, late: bool) -> tuple[bool, bool]:
+        """Return whether to stop, and whether it is late, the same in all processes.
 
-        All must do the same at the same step, and save by the clock of the first one.
+        Any process may have been told to stop; the clock is that of the first one.
         """
-        told, late = self._stop or self._told is not None, self._late
+        told = self._stop or self._told is not None
         if trainer.world_size > 1:
             flags = [told, late and trainer.is_global_zero]
             both = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
             told, late = trainer.strategy.reduce(both, reduce_op="sum").bool().tolist()
         self._stop = told
-        self._due |= told or late
+        return told, late
 
     def _save(self, trainer: Trainer) -> None:
         self._due = False
