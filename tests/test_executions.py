@@ -16,7 +16,7 @@ from trueline import recurrence
 from trueline.crosscheck import CrossCheck
 from trueline.crosscheck.trace import FEW_NUMBERS
 from trueline.data import DummyData, RegressionData
-from trueline.data.blocks import FEW_ROWS, RowOrder
+from trueline.data.order import RowOrder
 from trueline.errors import CheckFailed
 from trueline.executions import spans
 from trueline.lightning_cli import TruelineCLI
@@ -275,15 +275,16 @@ def plant_end(patch: Any) -> None:
 
 
 def plant_repeated_row(patch: Any) -> None:
-    right = RowOrder.rows
+    for name in ("rows", "at"):
+        right = getattr(RowOrder, name)
 
-    def again(self: Any, *arguments: Any) -> Any:
-        found = right(self, *arguments).clone()
-        if len(found) > 1:
-            found[1] = found[0]
-        return found
+        def again(self: Any, *arguments: Any, right: Any = right) -> Any:
+            found = right(self, *arguments).clone()
+            if found.numel() > 1:
+                found.view(-1)[1] = found.view(-1)[0]
+            return found
 
-    patch.setattr(RowOrder, "rows", again)
+        patch.setattr(RowOrder, name, again)
 
 
 BUGS = {
@@ -326,32 +327,3 @@ def test_large_data_is_sampled(make_trainer: Any, monkeypatch: Any) -> None:
     plant_order(monkeypatch)
     with pytest.raises(CheckFailed):
         make_trainer(precision="32-true", callbacks=[CrossCheck()]).fit(LinearRegression(3), data)
-
-
-@pytest.mark.parametrize("n", [FEW_ROWS + 1, 100_003])
-def test_order_of_many_rows_is_an_order_in_any_part(n: int) -> None:
-    order = RowOrder(n, shuffle=True, seed=3)
-    whole = order.rows(5).numpy()
-    assert (np.bincount(whole, minlength=n) == 1).all()
-    assert np.array_equal(order.rows(5, 1000, 2000).numpy(), whole[1000:2000])
-    assert not np.array_equal(order.rows(6).numpy(), whole)
-    assert not np.array_equal(RowOrder(n, True, 4).rows(5).numpy(), whole)
-
-
-def test_order_of_many_rows_cannot_be_told_from_a_drawn_one() -> None:
-    """Correlations and counts of 100 orders, each in units of its standard deviation."""
-    n, orders = FEW_ROWS + 17, 100
-    order = RowOrder(n, shuffle=True, seed=0)
-    found = [order.rows(epoch).numpy() for epoch in range(orders)]
-    lags = [[np.corrcoef(rows[:-k], rows[k:])[0, 1] for k in (1, 2, 32)] for rows in found]
-    place = [np.corrcoef(rows, np.arange(n))[0, 1] for rows in found]
-    z = np.column_stack([lags, place]) * np.sqrt(n)
-    assert np.abs(z.mean(axis=0)).max() < 4 / np.sqrt(orders)
-    assert 0.8 < z.std(axis=0).min() <= z.std(axis=0).max() < 1.2
-    batches = [rows[: n // 32 * 32].reshape(-1, 32) for rows in found]
-    means = [batch.mean(axis=1).var() * 12 * 32 / n**2 for batch in batches]
-    assert np.mean(means) == pytest.approx(1, abs=0.01)
-    steps = np.concatenate([np.diff(rows) % n * 64 // n for rows in found])
-    counts = np.bincount(steps, minlength=64)
-    chi2 = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
-    assert 63 - 45 < chi2 < 63 + 45  # four standard deviations of chi-square with 63 degrees

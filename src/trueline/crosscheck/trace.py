@@ -104,15 +104,13 @@ def chosen(rows: Rows, first: int, steps: int) -> Numbers:
         first: How many steps came before.
         steps: Of the execution.
     """
-    every = np.arange(steps)
     if rows.Z.numel() <= FEW_NUMBERS or rows.full_batch:
-        return every
+        return np.arange(steps)
     one_in = ONE_IN * max(1, rows.loader.batch_size * rows.Z.shape[1] // FEW_NUMBERS)
-    picked = (first + every) % one_in == 0
-    picked[-1] |= first == 0
-    if not picked.any() and first == 0:
-        picked[0] = True
-    return np.asarray(every[picked])
+    picked = np.arange(-first % one_in, steps, one_in)
+    if first == 0 and picked[-1] != steps - 1:
+        picked = np.append(picked, steps - 1)
+    return picked
 
 
 def moments_of(rows: Rows) -> Moments:

@@ -1,10 +1,9 @@
-"""The order of rows as a pure function of (seed, epoch), and the batches and blocks cut from it.
+"""Batches and blocks of batches, cut from the order of rows.
 
 Rows stay in the arrays they came in: batches in order are a view, shuffled ones a single gather.
 No row passes through Python by itself.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,121 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import SequentialSampler, TensorDataset
+from torch.utils.data import TensorDataset
 
+from trueline.data.order import RowOrder
 from trueline.errors import RequestError
 
 Numbers = NDArray[np.int64]
-
-FEW_ROWS = 2**16
-"""Up to so many rows the order of an epoch is drawn as a whole, from all orders alike."""
-ROUNDS = 4
-"""Of the mixing of more rows; after three, orders cannot be told from drawn ones any more."""
-
-
-class RowOrder:
-    """The order in which an epoch visits the rows.
-
-    The epoch comes from `set_epoch`, which Lightning calls before each one, and never from counting
-    calls: Lightning asks for one iterator more than there are epochs.
-
-    Args:
-        n_samples: Number of rows.
-        shuffle: Whether each epoch has an order of its own.
-        seed: With the epoch's number, all that the order depends on; ≥ 0.
-
-    Example:
-        >>> order = RowOrder(n_samples=5, shuffle=True, seed=0)
-        >>> first = order.rows(epoch=0)
-        >>> bool((order.rows(epoch=0) == first).all()), sorted(order.rows(epoch=1).tolist())
-        (True, [0, 1, 2, 3, 4])
-    """
-
-    def __init__(self, n_samples: int, shuffle: bool, seed: int) -> None:
-        self.n_samples = n_samples
-        self.shuffle = shuffle
-        self.seed = seed
-        self.epoch = 0
-        self._drawn: tuple[int, Any] = -1, None
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next."""
-        self.epoch = epoch
-
-    def rows(self, epoch: int, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return the row numbers of one epoch in order, or of a part of it, shape (stop − start,).
-
-        Of many rows each part is worked out by itself, without the whole order in memory.
-        """
-        stop = self.n_samples if stop is None else stop
-        if not self.shuffle:
-            return torch.arange(start, stop)
-        if self._drawn[0] != epoch:
-            generator = np.random.default_rng((self.seed, epoch))
-            few = self.n_samples <= FEW_ROWS
-            mixed = generator.permutation if few else lambda n: _Mixing(n, generator)
-            self._drawn = epoch, mixed(self.n_samples)
-        return torch.from_numpy(self._drawn[1][start:stop])
-
-
-class _Mixing:
-    """An order of the numbers below n in which any part can be worked out by itself.
-
-    A number of so many bits goes through rounds of steps that can all be undone: add, multiply by
-    an odd number, fold the upper half onto the lower. What comes out below n keeps its place; what
-    does not goes through again ("cycle walking").
-
-    Args:
-        n: How many numbers, ≥ 2.
-        generator: Draws the summands and factors.
-
-    References:
-        Black & Rogaway, "Ciphers with Arbitrary Finite Domains" (2002): cycle walking.
-        Mitchell, Stokes, Frank & Holmes, "Bandwidth-Optimal Random Shuffling for GPUs" (2022).
-    """
-
-    def __init__(self, n: int, generator: np.random.Generator) -> None:
-        bits = (n - 1).bit_length()
-        self._dtype = np.uint32 if bits <= 32 else np.uint64
-        drawn = generator.integers(0, 2**bits, (2, ROUNDS), np.uint64)
-        self._n, self._mask = n, self._dtype((1 << bits) - 1)
-        self._half = self._dtype((bits + 1) // 2)
-        self._rounds = [(self._dtype(a), self._dtype(b | 1)) for a, b in drawn.T.tolist()]
-
-    def __getitem__(self, part: slice) -> Numbers:
-        x = np.arange(part.start, part.stop, dtype=self._dtype)
-        self._mix(x)
-        outside = np.flatnonzero(x >= self._n)
-        while len(outside):
-            again = x[outside]
-            self._mix(again)
-            x[outside] = again
-            outside = outside[again >= self._n]
-        return x.astype(np.int64)
-
-    def _mix(self, x: NDArray[Any]) -> None:
-        folded = np.empty_like(x)
-        for summand, factor in self._rounds:
-            x += summand
-            x *= factor
-            x &= self._mask
-            np.right_shift(x, self._half, out=folded)
-            x ^= folded
-
-
-class InOrder(RowOrder, SequentialSampler):
-    """The rows in order, in every epoch.
-
-    By this type Lightning knows that nothing is shuffled, which `overfit_batches` needs. It would
-    put a sampler of its own in the place of any other, and only a DataLoader takes that.
-
-    Args:
-        n_samples: Number of rows.
-    """
-
-    def __init__(self, n_samples: int) -> None:
-        RowOrder.__init__(self, n_samples, shuffle=False, seed=0)
-        SequentialSampler.__init__(self, range(n_samples))
 
 
 class Block(NamedTuple):
@@ -141,6 +31,20 @@ class Block(NamedTuple):
     epoch: int
     batch: int
     batches: int
+
+
+class Run(NamedTuple):
+    """Consecutive places in the order of an epoch.
+
+    Args:
+        epoch: Whose order it is.
+        start: The first one.
+        stop: The one after the last.
+    """
+
+    epoch: int
+    start: int
+    stop: int
 
 
 class BatchLoader:
@@ -255,7 +159,7 @@ class BatchLoader:
 
     def groups(
         self, epoch: int, batches: Numbers, per_epoch: int
-    ) -> Iterator[tuple[Any, slice | Tensor]]:
+    ) -> Iterator[tuple[Any, slice | Run | Tensor]]:
         """Return the rows of some batches, those of equal size together.
 
         Args:
@@ -264,41 +168,35 @@ class BatchLoader:
             per_epoch: Batches an epoch, which may be fewer than there are.
 
         Returns:
-            For each size, which of the batches have it, and the numbers of this process's rows in
-            them: a slice of consecutive ones, or a tensor of shape (n_batches, size).
+            For each size, which of the batches have it, and this process's rows in them, batch by
+            batch: a slice of consecutive rows, a run of the order, or a tensor of row numbers.
         """
-        last = len(self) - 1
-        short = (batches % per_epoch == last) & (len(self.dataset) % self.batch_size > 0)
-        for of_this_size in (~short, short):
+        n, size = len(self.dataset), self.batch_size
+        full = n // size  # the batches from there on are short
+        first, last = int(batches[0]), int(batches[-1])
+        one_epoch = first // per_epoch == last // per_epoch
+        if one_epoch and last - first == len(batches) - 1 and self.world_size == 1:
+            begin, end = first % per_epoch, last % per_epoch + 1
+            for a, b in ((begin, min(end, full)), (max(begin, full), end)):
+                if a < b:
+                    run = Run(epoch + first // per_epoch, a * size, min(b * size, n))
+                    rows = run if self.sampler.shuffle else slice(run.start, run.stop)
+                    yield slice(a - begin, b - begin), rows
+            return
+        epochs, within = np.divmod(batches, per_epoch)
+        for of_this_size in (within < full, within >= full):
             which = np.flatnonzero(of_this_size)
             if len(which):
-                rows = self._rows(epoch, batches[which], per_epoch)
-                at = (
-                    slice(which[0], which[-1] + 1)
-                    if len(which) == which[-1] - which[0] + 1
-                    else which
-                )
-                yield at, rows
+                together = len(which) == which[-1] - which[0] + 1
+                at = slice(which[0], which[-1] + 1) if together else which
+                yield at, self._rows(epoch + epochs[which], within[which])
 
-    def _rows(self, epoch: int, batches: Numbers, per_epoch: int) -> slice | Tensor:
-        """Return the rows of batches of equal size."""
-        epochs, within = np.divmod(batches, per_epoch)
-        share, first = self.share(int(within[0])), int(within[0]) * self.batch_size
-        if not self.sampler.shuffle:
-            consecutive = len(batches) == within[-1] - within[0] + 1 and epochs[0] == epochs[-1]
-            if consecutive and self.world_size == 1:
-                return slice(first, first + len(batches) * (share.stop - share.start))
-            starts = torch.from_numpy(within * self.batch_size + share.start - first)
-            return starts[:, None] + torch.arange(share.stop - share.start)
-        mine = slice(share.start - first, share.stop - first)
-        parts = []
+    def _rows(self, epochs: Numbers, batches: Numbers) -> Tensor:
+        """Return the row numbers of batches of equal size, shape (n_batches, size)."""
+        share, first = self.share(int(batches[0])), int(batches[0]) * self.batch_size
+        mine = np.arange(share.start - first, share.stop - first)
+        places = (batches * self.batch_size)[:, None] + mine
         # Ascending, so that those of an epoch lie together.
-        ends = [0, *(np.flatnonzero(np.diff(epochs)) + 1), len(epochs)]
-        for i, j in itertools.pairwise(ends):
-            e, of_epoch = int(epochs[i]), within[i:j]
-            for run in np.split(of_epoch, np.flatnonzero(np.diff(of_epoch) != 1) + 1):
-                first_row = int(run[0]) * self.batch_size
-                stop = min(first_row + len(run) * self.batch_size, len(self.dataset))
-                rows = self.sampler.rows(epoch + e, first_row, stop)
-                parts.append(rows.view(len(run), -1)[:, mine])
-        return torch.cat(parts)
+        starts = np.flatnonzero(np.diff(epochs)) + 1
+        parts = zip(np.split(epochs, starts), np.split(places, starts), strict=True)
+        return torch.cat([self.sampler.at(int(of[0]), part) for of, part in parts])

@@ -9,7 +9,8 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import ArrayLike
 from torch.utils.data import TensorDataset
 
-from trueline.data.blocks import BatchLoader, InOrder, RowOrder
+from trueline.data.blocks import BatchLoader
+from trueline.data.order import InOrder, RowOrder
 
 
 class RegressionData(LightningDataModule):

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trueline.data.blocks import BatchLoader
+from trueline.data.blocks import BatchLoader, Run
 from trueline.recurrence import Workspace, gradient_from_rows, gram, summed_in
 
 CHUNK = 2**16
@@ -65,21 +65,25 @@ class Rows:
             shape (n, size).
         """
         for at, rows in self.loader.groups(epoch, batches, self.per_epoch):
-            found: list[Any] = []
+            n = at.stop - at.start if isinstance(at, slice) else len(at)
             given = workspace or Workspace()
-            for tensor in (self.Z, self.sample_weight):
-                if tensor is None:
-                    found.append(None)
-                elif isinstance(rows, slice):
-                    n = at.stop - at.start
-                    found.append(tensor[rows].unflatten(0, (n, -1)))
-                else:
-                    on_device = rows.to(tensor.device, non_blocking=True).reshape(-1)
-                    name, shape = f"rows of {tensor.ndim}", (*rows.shape, *tensor.shape[1:])
-                    gathered = given(name, shape, tensor)
-                    torch.index_select(tensor, 0, on_device, out=gathered.flatten(0, 1))
-                    found.append(gathered)
-            yield at, found[0], found[1]
+            Z = self._fetch(self.Z, rows, given).view(n, -1, self.Z.shape[1])
+            weight = None
+            if self.sample_weight is not None:
+                weight = self._fetch(self.sample_weight, rows, given).view(n, -1)
+            yield at, Z, weight
+
+    def _fetch(self, tensor: Tensor, rows: slice | Run | Tensor, workspace: Workspace) -> Tensor:
+        """Return rows of a tensor, one after another."""
+        if isinstance(rows, slice):
+            return tensor[rows]
+        name = f"rows of {tensor.ndim}"
+        if isinstance(rows, Run):
+            shape = rows.stop - rows.start, *tensor.shape[1:]
+            return self.loader.sampler.take(tensor, *rows, out=workspace(name, shape, tensor))
+        out = workspace(name, (rows.numel(), *tensor.shape[1:]), tensor)
+        numbers = rows.reshape(-1).to(tensor.device, non_blocking=True)
+        return torch.index_select(tensor, 0, numbers, out=out)
 
     def moments(self, epoch: int, batches: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return the moments of some batches over all processes, and by what they are divided.

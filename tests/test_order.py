@@ -1,0 +1,64 @@
+"""The order of rows: an order, of which any part can be worked out, that looks drawn from all."""
+
+import numpy as np
+import pytest
+import torch
+
+from trueline.data.order import FEW_ROWS, POOL, SEGMENT, RowOrder
+
+
+@pytest.mark.parametrize("n", [FEW_ROWS + 1, 100_003, 2 * POOL, 2 * POOL + 3, 4 * POOL - 1])
+def test_order_of_many_rows_is_an_order_in_any_part(n: int) -> None:
+    order = RowOrder(n, shuffle=True, seed=3)
+    whole = order.rows(5).numpy()
+    assert (np.bincount(whole, minlength=n) == 1).all()
+    assert np.array_equal(order.rows(5, 1000, 2000).numpy(), whole[1000:2000])
+    assert not np.array_equal(order.rows(6).numpy(), whole)
+    assert not np.array_equal(RowOrder(n, True, 4).rows(5).numpy(), whole)
+
+
+@pytest.mark.parametrize("n", [FEW_ROWS + 17, 5 * POOL])
+def test_order_of_many_rows_cannot_be_told_from_a_drawn_one(n: int) -> None:
+    """Correlations and counts of 100 orders, each in units of its standard deviation."""
+    orders = 100
+    order = RowOrder(n, shuffle=True, seed=0)
+    found = [order.rows(epoch).numpy() for epoch in range(orders)]
+    lags = [[np.corrcoef(rows[:-k], rows[k:])[0, 1] for k in (1, 2, 32)] for rows in found]
+    place = [np.corrcoef(rows, np.arange(n))[0, 1] for rows in found]
+    # Into a pool rows come in segments, so that between pools there are as many fewer draws.
+    draws = n / SEGMENT if n > 2 * POOL else n
+    z = np.column_stack([np.array(lags) * np.sqrt(n), np.array(place) * np.sqrt(draws)])
+    assert np.abs(z.mean(axis=0)).max() < 4 / np.sqrt(orders)
+    assert 0.8 < z.std(axis=0).min() <= z.std(axis=0).max() < 1.2
+    batches = [rows[: n // 32 * 32].reshape(-1, 32) for rows in found]
+    means = [batch.mean(axis=1).var() * 12 * 32 / n**2 for batch in batches]
+    assert np.mean(means) == pytest.approx(1, abs=0.01)
+    steps = np.concatenate([np.diff(rows) % n * 64 // n for rows in found])
+    counts = np.bincount(steps, minlength=64)
+    chi2 = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
+    assert 63 - 45 < chi2 < 63 + 45  # four standard deviations of chi-square with 63 degrees
+
+
+@pytest.mark.parametrize("n", [1000, FEW_ROWS + 1, 3 * POOL + 1234])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_rows_are_taken_in_the_order(n: int, shuffle: bool) -> None:
+    order = RowOrder(n, shuffle, seed=1)
+    for tensor in (torch.arange(3.0 * n).view(n, 3), torch.arange(n), torch.rand(n, 200)):
+        for start, stop in ((0, n), (7, 7 + n // 3), (n - 900, n), (5, 5)):
+            rows = order.rows(2, start, stop)
+            out = torch.empty(stop - start, *tensor.shape[1:], dtype=tensor.dtype)
+            assert torch.equal(order.take(tensor, 2, start, stop, out), tensor[rows])
+    places = np.sort(np.random.default_rng(0).choice(n, (50, 3), replace=False).ravel())
+    found = order.at(2, places.reshape(50, 3))
+    assert torch.equal(found, order.rows(2)[torch.from_numpy(places)].view(50, 3))
+
+
+def test_neighbours_are_spread_over_the_batches_of_their_pool() -> None:
+    """Of pairs of neighbours, as few share a batch of 32 as of any two rows of a pool."""
+    n = 4 * POOL
+    together = []
+    for epoch in range(20):
+        batch = np.empty(n, np.int64)
+        batch[RowOrder(n, True, 0).rows(epoch).numpy()] = np.arange(n) // 32
+        together.append(np.mean(batch[1:] == batch[:-1]))
+    assert np.mean(together) == pytest.approx((SEGMENT - 1) / SEGMENT * 31 / POOL, rel=0.1)
