@@ -9,6 +9,7 @@ a straight line; the report says how many. It is Markdown.
 
 import argparse
 import contextlib
+import gc
 import inspect
 import io
 import json
@@ -39,7 +40,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from trueline.data import DummyData, RegressionData
-from trueline.lightning_cli import TruelineCLI
+from trueline.lightning_cli import TruelineCLI, points_per_curve
 from trueline.module import LinearRegression
 from trueline.reference import article
 from trueline.tensorboard import RunLogger, Scalars
@@ -78,6 +79,9 @@ class Size:
 
 
 QUICK = Size(200_000, 5_000, 100, 300, (10, 60), (20, 200), (100, 1_000), (2, 10))
+
+
+ALONE = "Trueline, its steps alone"
 
 
 class Clock(Callback):
@@ -157,8 +161,7 @@ def trueline(data: Callable[[], RegressionData], epochs: int, precision: str) ->
         "precision": precision,
         "accelerator": "cpu",
         "limit_val_batches": 0,
-        # As for `trueline fit` on such data.
-        "log_every_n_steps": max(1, steps // 500),
+        "log_every_n_steps": max(1, steps // points_per_curve(rows.n_features, rows.n_targets)),
     }
     with elsewhere():
         cli = TruelineCLI([f"--trainer.{n}={v}" for n, v in options.items()], run=False)
@@ -170,6 +173,15 @@ def trueline(data: Callable[[], RegressionData], epochs: int, precision: str) ->
         if not error < far:
             raise SystemExit(f"expected weights near {LINE}, found them {error} off")
     return found
+
+
+def steps_alone(data: Callable[[], RegressionData], epochs: int, precision: Any) -> float:
+    """Train with our loader and module and nothing else."""
+    rows = data()
+    trainer = Trainer(
+        accelerator="cpu", precision=precision, max_epochs=epochs, limit_val_batches=0, **OFF
+    )
+    return seconds_of_fit(trainer, module(rows.n_features), rows, epochs * rows.steps_per_epoch)[0]
 
 
 def scalars_alone(epochs: int) -> float:
@@ -410,20 +422,24 @@ def works(size: Size) -> list[Work]:
     def stock_table(on: bool) -> float:
         return straight_on(lambda n: stock(*table, on, n, 32), *size.loader_batches, batches)
 
-    def on_table(batch_size: int | None, shuffle: bool, epochs: int) -> Callable[[], list[float]]:
+    def on_table(batch_size: int | None, shuffle: bool, epochs: int) -> tuple[Any, Peer]:
         data = partial(RegressionData, X, y, batch_size, shuffle)
-        return lambda: trueline(data, epochs, "32-true")
+        alone = Peer(ALONE, lambda: steps_alone(data, epochs, "32-true"))
+        return lambda: trueline(data, epochs, "32-true"), alone
 
     some_epochs = f"{size.stock_epochs[1]:,} epochs"
     some_batches = f"{size.loader_batches[1]:,} batches"
     loop_batches = f"{size.loop_batches[1]:,} batches"
     defaults, off = "stock Lightning, defaults", "stock Lightning, everything off"
     name = f"{size.rows:,} x {len(LINE)} float32"
+    shuffled, ordered = on_table(32, True, 1), on_table(1024, False, 1)
+    full = on_table(None, False, size.full_epochs)
     return [
         Work(
             f"15 points, {size.epochs:,} full-batch epochs",
             lambda: trueline(DummyData, size.epochs, "64-true"),
             [
+                Peer(ALONE, lambda: steps_alone(DummyData, size.epochs, "64-true")),
                 Peer("NumPy loop", lambda: wall(lambda: numpy_loop(x, t, size.epochs)), share=0.5),
                 Peer(defaults, lambda: stock_points(True), some_epochs, faster=500),
                 Peer(off, lambda: stock_points(False), some_epochs),
@@ -431,8 +447,9 @@ def works(size: Size) -> list[Work]:
         ),
         Work(
             f"{name}, batch 32, one shuffled epoch",
-            on_table(32, True, 1),
+            shuffled[0],
             [
+                shuffled[1],
                 Peer(
                     "PyTorch loop",
                     lambda: loop(32, True, size.loop_batches, batches),
@@ -446,8 +463,9 @@ def works(size: Size) -> list[Work]:
         ),
         Work(
             f"{name}, batch 1,024, one epoch in order",
-            on_table(1024, False, 1),
+            ordered[0],
             [
+                ordered[1],
                 Peer("reading the bytes once", lambda: reading(*table), share=3),
                 Peer(
                     "PyTorch loop",
@@ -460,14 +478,15 @@ def works(size: Size) -> list[Work]:
         ),
         Work(
             f"{name}, {size.full_epochs:,} full-batch epochs",
-            on_table(None, False, size.full_epochs),
+            full[0],
             [
+                full[1],
                 Peer(
                     "PyTorch loop",
                     lambda: loop(size.rows, False, size.loop_epochs, size.full_epochs),
                     f"{size.loop_epochs[1]:,} epochs",
                     faster=300,
-                )
+                ),
             ],
         ),
         Work(
@@ -582,6 +601,7 @@ def run() -> None:
     parser.add_argument("--out", type=Path, help="where to write the report")
     parser.add_argument("--memory", type=int, metavar="ROWS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    gc.freeze()  # for all alike: what has been imported is not looked through for garbage
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
@@ -612,7 +632,8 @@ def run() -> None:
         "step, TensorBoard, checkpoints and the progress bar; validation is off on all sides. "
         "Until `fit` has returned, it also solves for the closed form and writes result.json. "
         "Where a peer ran only some of its steps, its time goes on from there in a straight line, "
-        "with what starting costs counted once. Step by step, Trueline has its loader, module and "
+        "with what starting costs counted once. Its steps alone are Trueline's loader and module "
+        "in a Trainer with everything off. Step by step, Trueline has its loader, module and "
         "TensorBoard on, and checkpoints, bar and cross-check off.",
         "",
         "| work | who | ran | time | asked of Trueline | found | met |",

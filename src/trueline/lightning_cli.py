@@ -59,6 +59,17 @@ DATA_OPTIONS = (
 )
 
 
+def points_per_curve(n_features: int, n_targets: int) -> int:
+    """Return how many points a run logs of each of its curves.
+
+    Example:
+        >>> points_per_curve(1, 1), points_per_curve(10, 1), points_per_curve(1000, 1)
+        (500, 125, 100)
+    """
+    curves = 2 * (n_features + 1) * n_targets + 2  # parameters and gradients, lr and loss
+    return max(FEWEST_POINTS, min(POINTS_PER_CURVE, NUMBERS_PER_RUN // curves))
+
+
 class TruelineCLI(LightningCLI):
     """`trueline fit | validate | test | predict`: Lightning's options, and ours before them."""
 
@@ -233,10 +244,9 @@ class TruelineCLI(LightningCLI):
         if options.max_steps > 0:
             steps = min(steps or options.max_steps, options.max_steps)
         if options.log_every_n_steps is None and steps:
-            columns = getattr(self.datamodule, "n_features", 1) + 1
-            # Parameters and gradients, lr and loss.
-            curves = 2 * columns * getattr(self.datamodule, "n_targets", 1) + 2
-            points = max(FEWEST_POINTS, min(POINTS_PER_CURVE, NUMBERS_PER_RUN // curves))
+            points = points_per_curve(
+                getattr(self.datamodule, "n_features", 1), getattr(self.datamodule, "n_targets", 1)
+            )
             options.log_every_n_steps = max(1, steps // points)
 
     def default_logger(self) -> Logger:

@@ -114,13 +114,13 @@ def chosen(rows: Rows, first: int, steps: int) -> Numbers:
 
 
 def moments_of(rows: Rows) -> Moments:
-    """Return the moments of all rows, as the training has them, in float64."""
+    """Return the moments of all rows, in the precision that the training has them in."""
     X, y, *weights = rows.loader.dataset.tensors
     tensors = X, y.view(len(y), -1), *weights
 
     def part(first: int) -> tuple[Array, ...]:
         some = slice(first, first + ROWS_AT_ONCE)
-        return tuple(t[some].to(rows.dtype).double().numpy() for t in tensors)
+        return tuple(t[some].to(rows.dtype).numpy() for t in tensors)
 
     return moments_in(map(part, range(0, len(X), ROWS_AT_ONCE)))
 

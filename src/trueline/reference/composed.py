@@ -103,7 +103,7 @@ def moments(parts: Iterable[tuple[Array, ...]]) -> Moments:
 
     Args:
         parts: Some rows at a time, as X, y of shape (n_samples, n_targets), and weights where rows
-            have them.
+            have them; any real dtype. What is returned is in float64.
 
     Example:
         >>> X, y = np.array([[1.0], [2.0]]), np.array([[3.0], [5.0]])
