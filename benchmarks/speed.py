@@ -88,7 +88,9 @@ class Clock(Callback):
     """Notes when the last step has been taken, before anything is made of the result."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note it, and what has been held at most."""
+        """Note it, with all points written, and what has been held at most."""
+        for logger in trainer.loggers:
+            logger.save()
         self.end, self.peak = time.perf_counter(), peak()
 
 

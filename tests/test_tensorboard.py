@@ -16,6 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from conftest import Run
 from trueline.data import RegressionData
 from trueline.reference.article import X, y
+from trueline.tensorboard import RunLogger
 
 Cli = Callable[..., Run]
 Curve = tuple[list[int], NDArray[np.float64]]
@@ -186,3 +187,22 @@ def test_evaluation_logs_its_loss_once(command: str, cli: Cli, tmp_path: Path) -
     found = curves(tmp_path / "lightning_logs/version_1")
     tag = {"validate": "val/loss", "test": "test/loss"}[command]
     assert found[tag][1] == pytest.approx([run.result()["loss"]], rel=1e-6)
+
+
+def test_held_points_are_written_by_a_save_and_before_what_comes_later(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path / "lightning_logs")
+
+    def losses() -> list[tuple[int, float]]:
+        events = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0})
+        events.Reload()
+        return [(point.step, point.value) for point in events.Scalars("train/loss")]
+
+    for step in range(3):
+        logger.log_points(["train/loss"], [[float(step)]], [step])
+    logger.save()
+    assert losses() == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    logger.log_points(["train/loss"], [[3.0]], [3])
+    logger.log_metrics({"train/loss": 4.0}, 4)
+    logger.log_points(["train/loss"], [[5.0]], [5])
+    logger.finalize("failed")
+    assert losses() == [(step, float(step)) for step in range(6)]

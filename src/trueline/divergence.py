@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from trueline.data import RegressionData
 from trueline.errors import CheckFailed
+from trueline.hooks import FewHooks
 from trueline.reference.solve import stable_lr
 from trueline.reference.triangle import Triangle, triangle
 
 
-class StopWhenNotFinite(Callback):
+class StopWhenNotFinite(FewHooks):
     """Fails a run whose loss or parameters are not finite, before another step is taken.
 
     Raises:

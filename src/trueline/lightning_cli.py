@@ -10,7 +10,12 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 
@@ -21,6 +26,7 @@ from trueline.checkpoints.whole_files import WholeCheckpoints
 from trueline.crosscheck import CrossCheck
 from trueline.divergence import StopWhenNotFinite
 from trueline.errors import CheckFailed, RequestError
+from trueline.hooks import FewHooks
 from trueline.module import LinearRegression
 from trueline.option_errors import check_configs, check_counts, one_line, with_remedy
 from trueline.predictions import PredictionWriter
@@ -70,6 +76,10 @@ def points_per_curve(n_features: int, n_targets: int) -> int:
     return max(FEWEST_POINTS, min(POINTS_PER_CURVE, NUMBERS_PER_RUN // curves))
 
 
+class SavedConfig(FewHooks, SaveConfigCallback):
+    """Leaves `config.yaml` in the log directory, and costs the steps nothing."""
+
+
 class TruelineCLI(LightningCLI):
     """`trueline fit | validate | test | predict`: Lightning's options, and ours before them."""
 
@@ -89,6 +99,7 @@ class TruelineCLI(LightningCLI):
             LinearRegression,
             LightningDataModule,
             subclass_mode_data=True,
+            save_config_callback=SavedConfig,
             seed_everything_default=0,
             parser_kwargs=kwargs,
             args=args,

@@ -14,7 +14,7 @@ from trueline.epoch_mean import EpochMean
 from trueline.executions.loop import Executions
 from trueline.executions.spans import Execution
 from trueline.hyperparameters import problems
-from trueline.progress import at_step_end, hide_max_steps, restore_max_steps
+from trueline.progress import QuickNotes, at_step_end, hide_max_steps, restore_max_steps, tell
 
 CHECKPOINT_FORMAT = 1
 """Of what checkpoints hold; a higher one is from a later version."""
@@ -22,7 +22,7 @@ Batch = tuple[Tensor, ...]
 """`(X, y)`, or `(X, y, sample_weight)`."""
 
 
-class LinearRegression(LightningModule):
+class LinearRegression(QuickNotes, LightningModule):
     """Linear regression, `ŷ = X·weight + bias`, trained by SGD on the mean squared error.
 
     The objective is `mean((ŷ − y)²) + l1·Σ|weight| + l2·Σweight²`, with no factor ½ and the bias
@@ -182,15 +182,18 @@ class LinearRegression(LightningModule):
             return {"loss": objective, "mse": mse}
         mse = self.loss(batch)
         self._window.batch, self._window.mse = batch, mse.detach()
-        penalised = self.hparams["l1"] or self.hparams["l2"]
-        return {"loss": mse + self.penalty() if penalised else mse, "mse": mse.detach()}
+        h: Any = self.hparams
+        objective = mse + self.penalty() if h["l1"] or h["l2"] else mse
+        return {"loss": objective, "mse": self._window.mse}
 
     def on_after_backward(self) -> None:
         """Let callbacks such as EarlyStopping know the loss of the step as `train/loss`."""
-        self.trainer.callback_metrics["train/loss"] = self.step_loss
+        tell(self.trainer, "train/loss", self.step_loss)
 
     def on_train_epoch_end(self) -> None:
         """Tell a schedule that waits for a plateau, and counts epochs, what it monitors."""
+        if not self.hparams["schedule"]:
+            return
         scheduler: Any = self.lr_schedulers()
         by_epoch = isinstance(scheduler, ReduceLROnPlateau) and self._schedule[1] == "epoch"
         if by_epoch and self.trainer.is_last_batch:
@@ -238,6 +241,26 @@ class LinearRegression(LightningModule):
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
         """Begin a new window of accumulated batches."""
         self._window.size = self._window.squares = 0.0
+
+    def optimizer_zero_grad(
+        self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Let go of the gradients, as the optimizer would do by a longer way."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients where that is asked for; Lightning is slow to find that it is not."""
+        if gradient_clip_val:
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
 
     def backward(self, loss: Tensor) -> None:
         """Make the gradient that of the mean over all rows of a step, whatever they came in.

@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trueline.hooks import FewHooks
+
 REFRESH_SECONDS = 0.1
 """Faster than that, nobody reads it."""
 
@@ -16,7 +18,7 @@ LINE_SECONDS = 10.0
 """Between lines in a pipe, so that a log file of an hour stays under 400 lines."""
 
 
-class TrainingBar(ProgressBar):
+class TrainingBar(FewHooks, ProgressBar):
     """Shows epochs, steps per second, loss and time left while training.
 
     Drawing costs nothing per step: the bar looks at the clock, and at the loss only when it draws.

@@ -12,7 +12,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
 import trueline
@@ -21,6 +21,7 @@ from trueline.checkpoints.whole_files import write_whole
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
 from trueline.divergence import rows_of, stable_limit
+from trueline.hooks import FewHooks
 from trueline.reference.triangle import Line
 
 CONVERGED_WITHIN = 1e-6
@@ -31,7 +32,7 @@ LINES_OF_PARAMETERS = 12
 """The table shows so many parameters; with the other facts it stays on a screen."""
 
 
-class Report(Callback):
+class Report(FewHooks):
     """Writes `result.json` into the log directory at the end of training, and prints it.
 
     A run that fails a check leaves a `result.json` too, with `error` saying why.

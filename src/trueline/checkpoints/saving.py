@@ -20,12 +20,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from trueline.checkpoints.loading import LAST_NAME
 from trueline.checkpoints.whole_files import link_whole
 from trueline.errors import CheckFailed
+from trueline.hooks import FewHooks
 from trueline.progress import at_end, at_step_end, validation_follows
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
-class Checkpoints(Checkpoint):
+class Checkpoints(FewHooks, Checkpoint):
     """Saves `step=K.ckpt`, the newest in place of the one before it, and the same as `last.ckpt`.
 
     They lie in the folder `checkpoints` of the run. It saves after a validation and at the end of

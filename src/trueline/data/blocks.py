@@ -136,15 +136,17 @@ class BatchLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, ...] | Block]:
         # Read here, at the first batch: set_epoch comes after iter().
         k, self._start = self._start, 0
-        epoch = self.sampler.epoch
-        while k < len(self):
+        epoch, batches = self.sampler.epoch, len(self)
+        while k < batches:
             ahead = self.ahead(epoch, k) if self.ahead else None
-            self.position = min(k + (ahead or 1), len(self))
+            self.position = min(k + (ahead or 1), batches)
             yield Block(epoch, k, ahead) if ahead else self._batch(epoch, k)
             k = self.position
 
     def _batch(self, epoch: int, k: int) -> tuple[Tensor, ...]:
         at = self.share(k)
+        if not self.sampler.shuffle and at == slice(0, len(self.dataset)):
+            return self.dataset.tensors
         rows = self.sampler.rows(epoch, at.start, at.stop) if self.sampler.shuffle else at
         return tuple(tensor[rows] for tensor in self.dataset.tensors)
 

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from trueline.data.blocks import BatchLoader
+from trueline.hooks import has_hook
 from trueline.progress import validates_every
 
 MOST_NUMBERS = 2**26
@@ -102,7 +103,7 @@ def _wants_every_step(callback: Callback, asked: int | Literal["auto"]) -> str |
     if isinstance(callback, WITHOUT_EVERY_STEP) or getattr(callback, "knows_executions", False):
         return None
     hooks = INSIDE_A_STEP if asked != "auto" else (*INSIDE_A_STEP, *AFTER_A_STEP)
-    return next((n for n in hooks if getattr(type(callback), n) is not getattr(Callback, n)), None)
+    return next((name for name in hooks if has_hook(callback, name)), None)
 
 
 class Lookahead:
@@ -175,8 +176,7 @@ def _epoch_interval(callback: Callback) -> int | None:
     if isinstance(callback, EarlyStopping) and not callback._check_on_train_epoch_end:
         return None
     hooks = ("on_train_epoch_start", "on_train_epoch_end")
-    waits = any(getattr(type(callback), n) is not getattr(Callback, n) for n in hooks)
-    return 1 if waits else None
+    return 1 if any(has_hook(callback, name) for name in hooks) else None
 
 
 def _step_interval(callback: Callback) -> int | None:
