@@ -262,24 +262,23 @@ class Composed:
         return states[:, : len(start)]
 
     def states_before(self, start: Tensor, steps: Tensor) -> Tensor:
-        """Return the states before some steps, by way of the products above them alone.
+        """Return the states before some steps, by way of the products above each of them.
 
         Args:
             start: `[δ; v]` before the first step, shape (q, T).
-            steps: Their numbers, from 0 to K − 1, ascending and each once.
+            steps: Their numbers, from 0 to K − 1, on the processor.
 
         Returns:
             Shape (len(steps), q, T).
         """
-        depth = len(self._levels) - 1
-        above = torch.zeros(1, dtype=torch.int64, device=start.device)
-        before = _with_ones(start[None])
-        for level in reversed(range(depth)):
-            nodes = torch.unique_consecutive(steps >> level)
-            before = before[torch.searchsorted(above, nodes >> 1)]
-            right = nodes % 2 == 1
-            before[right] = torch.bmm(self._levels[level][nodes[right] - 1], before[right])
-            above = nodes
+        before = _with_ones(start[None]).repeat(len(steps), 1, 1)
+        for level in reversed(range(len(self._levels) - 1)):
+            # Where the step lies in the right half, the left half comes before it.
+            right = torch.nonzero((steps >> level) & 1)[:, 0]
+            if len(right):
+                left = ((steps[right] >> level) - 1).to(start.device)
+                right = right.to(start.device)
+                before[right] = torch.bmm(self._levels[level][left], before[right])
         return before[:, : len(start)]
 
     def responses(self, pushes: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ ROWS_AT_ONCE = 2**12
 """When all rows are read once: they stay in the processor's caches."""
 FEW_NUMBERS = 100_000
 """Of data with no more entries than this, every step of an execution is compared."""
-ONE_IN = 251
+ONE_IN = 1009
 """Of larger data, so many steps are stood for by one; odd, so that no level of the tree of products
 is left out. To take a step once more in NumPy costs some ten times what it cost to compose it."""
 

@@ -166,7 +166,7 @@ class _Pools:
                 rows = torch.from_numpy(self.at(np.arange(first + a, first + b)))
                 torch.index_select(tensor, 0, rows.to(tensor.device), out=part)
             else:
-                member = torch.from_numpy(self._mixing(pool).at(np.arange(a, b)))
+                member = torch.from_numpy(self._mixing(pool).run(a, b))
                 fetched = self._fetch(tensor, pool)
                 torch.index_select(fetched, 0, member.to(tensor.device), out=part)
         return out
@@ -177,8 +177,8 @@ class _Pools:
         if held is None:
             held = -1, tensor.new_empty(POOL, *tensor.shape[1:])
         if held[0] != pool:
-            segments = np.arange(pool * (POOL // SEGMENT), (pool + 1) * (POOL // SEGMENT))
-            starts = torch.from_numpy(self._offset + SEGMENT * self._order.at(segments))
+            begin, end = pool * (POOL // SEGMENT), (pool + 1) * (POOL // SEGMENT)
+            starts = torch.from_numpy(self._offset + SEGMENT * self._order.run(begin, end))
             width = tensor[0].numel()
             shape = len(tensor) - SEGMENT + 1, SEGMENT * width
             runs = tensor.as_strided(shape, (width, 1))
@@ -216,12 +216,19 @@ class _Mixing:
         drawn = generator.integers(0, 2**bits, (2, ROUNDS), np.uint64)
         self._n, self._whole = n, n == 2**bits
         self._mask = self._dtype((1 << bits) - 1)
+        self._wraps = bits == 8 * self._mask.nbytes
         self._half = self._dtype((bits + 1) // 2)
         self._rounds = [(self._dtype(a), self._dtype(b | 1)) for a, b in drawn.T.tolist()]
 
     def at(self, places: Numbers) -> Numbers:
         """Return the numbers at some places, each below n."""
-        x: NDArray[Any] = places.astype(self._dtype)
+        return self._mixed(places.astype(self._dtype)).astype(np.int64)
+
+    def run(self, start: int, stop: int) -> Numbers:
+        """Return the numbers at consecutive places."""
+        return self._mixed(np.arange(start, stop, dtype=self._dtype)).astype(np.int64)
+
+    def _mixed(self, x: NDArray[Any]) -> NDArray[Any]:
         self._mix(x)
         if not self._whole:
             outside = np.flatnonzero(x >= self._n)
@@ -230,14 +237,15 @@ class _Mixing:
                 self._mix(again)
                 x[outside] = again
                 outside = outside[again >= self._n]
-        return x.astype(np.int64)
+        return x
 
     def _mix(self, x: NDArray[Any]) -> None:
         folded = np.empty_like(x)
         for summand, factor in self._rounds:
             x += summand
             x *= factor
-            x &= self._mask
+            if not self._wraps:
+                x &= self._mask
             np.right_shift(x, self._half, out=folded)
             x ^= folded
 

@@ -126,10 +126,13 @@ class Span:
             found = self._states[part]
         else:
             assert isinstance(self._maps, Composed)
-            inner = at[at < len(self)].to(self._delta.device)
-            found = self._maps.states_before(self._delta, inner)
-            if len(inner) < len(at):
-                found = torch.cat([found, self._maps.end(self._delta)[None]])
+            inner = at[at < len(self)]
+            if 8 * len(inner) > len(self):
+                found = self._maps.states(self._delta)[at.to(self._delta.device)]
+            else:
+                found = self._maps.states_before(self._delta, inner)
+                if len(inner) < len(at):
+                    found = torch.cat([found, self._maps.end(self._delta)[None]])
         buffers = found[:, self.p :] if self.rule.momentum else None
         return self.start.parameters + found[:, : self.p], buffers
 
@@ -292,19 +295,19 @@ class Executor:
             span, at = self._span_from(position, state, lrs, taken)
             stop = min(at + left, len(span))
             mine = kept[(taken <= kept) & (kept <= taken + stop - at)] - taken + at
-            if len(mine) == 0 or mine[-1] != stop:
-                mine = np.append(mine, stop)
-            parameters, buffers = span.states(mine)
-            pieces.append(Piece(span, at, stop, mine, parameters, buffers))
+            pieces.append(Piece(span, at, stop, mine, *span.states(mine)))
             left -= stop - at
             taken += stop - at
-            dtype = self.rows.dtype
-            state = State(
-                parameters[-1].to(dtype), None if buffers is None else buffers[-1].to(dtype)
-            )
+            # By itself: its last bit must not depend on what else is asked for.
+            state = self._rounded(span, stop)
             position = self._after(position, stop - at)
             self._span, self._left = span, (position, state)
         return Execution(pieces, taken, state)
+
+    def _rounded(self, span: Span, step: int) -> State:
+        """Return the state before a step in the precision of the training."""
+        found = span.states(np.array([step]))
+        return State(*(None if t is None else t[0].to(self.rows.dtype) for t in found))  # type: ignore[arg-type]
 
     def _after(self, position: Position, steps: int) -> Position:
         epochs, batch = divmod(position.batch + steps, self.rows.per_epoch)
@@ -383,10 +386,7 @@ class Executor:
         if not fits:
             return
         span = Span(self.rows, self._everything, began, start, saved["lrs"].to(device), self.rule)
-        parameters, buffers = span.states(np.array([at]))
-        dtype = state.parameters.dtype
-        found = State(parameters[0].to(dtype), None if buffers is None else buffers[0].to(dtype))
-        if _equal(found, state):
+        if _equal(self._rounded(span, at), state):
             self._span, self._left = span, (position, state)
 
 
