@@ -377,6 +377,22 @@ class Work:
         return lines
 
 
+def in_short(todo: list[Work]) -> list[str]:
+    """Return the table for the README."""
+    lines = ["## In short", "", "| work | Trueline | beside others |", "|---|---|---|"]
+    for work in todo:
+        ours = [seconds[0] for seconds in work.seconds]
+        beside = []
+        for peer in work.peers:
+            slower = statistics.median(b / a for a, b in zip(ours, peer.seconds, strict=True))
+            if peer.share and peer.share > 1:
+                beside.append(f"{number(1 / slower)} x the time of {peer.name}")
+            elif peer.name != ALONE:
+                beside.append(f"{number(slower)} x as fast as {peer.name}")
+        lines.append(f"| {work.title} | {time_of(ours)} | {'; '.join(beside)} |")
+    return lines
+
+
 def verdict(met: bool) -> str:
     """Return the word for it."""
     return "yes" if met else "**no**"
@@ -644,6 +660,8 @@ def run() -> None:
         cost_of_features(todo[-1]),
         "",
         *growth(size, rounds, peaks),
+        "",
+        *in_short(todo),
     ]
     text = "\n".join(lines) + "\n"
     print(text)
