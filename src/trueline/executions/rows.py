@@ -95,6 +95,9 @@ class Rows:
         G = self.workspace("moments", (n, width, width), self.Z, self.summed_in)
         sizes = torch.empty(n, dtype=torch.float64, device=self.Z.device)
         chunk = CHUNK if self.summed_in == self.Z.dtype else CHUNK_OF_DOUBLES
+        as_they_lie = self.dtype == self.Z.dtype == self.summed_in and self.sample_weight is None
+        if as_they_lie and not self.loader.sampler.shuffle:
+            chunk = len(self.Z)  # nothing is copied
         at_once = max(1, chunk // self.loader.batch_size)
         for first in range(0, n, at_once):
             part = slice(first, min(first + at_once, n))
