@@ -140,21 +140,19 @@ class _Pools:
         """Return the row numbers at ascending places."""
         if not len(places):
             return places
-        found = np.empty_like(places)
-        pools = places // POOL
+        member, pools = np.empty_like(places), places // POOL
         ends = [0, *(np.flatnonzero(np.diff(pools)) + 1), len(places)]
         for i, j in itertools.pairwise(ends):
             pool = int(pools[i])
-            member = self._mixing(pool).at(places[i:j] - pool * POOL)
-            segment = pool * (POOL // SEGMENT) + member // SEGMENT
-            whole = segment < self._segments
-            rows = self._offset + SEGMENT * self._order.at(np.where(whole, segment, 0))
-            rows += member % SEGMENT
-            if not whole.all():
-                first = (self._segments - pool * (POOL // SEGMENT)) * SEGMENT
-                rows[~whole] = self._loose[member[~whole] - first]
-            found[i:j] = rows
-        return found
+            member[i:j] = self._mixing(pool).at(places[i:j] - pool * POOL)
+        segment = pools * (POOL // SEGMENT) + member // SEGMENT
+        whole = segment < self._segments
+        rows = self._offset + SEGMENT * self._order.at(np.where(whole, segment, 0))
+        rows += member % SEGMENT
+        if not whole.all():  # in the last pool
+            first = (self._segments - int(pools[-1]) * (POOL // SEGMENT)) * SEGMENT
+            rows[~whole] = self._loose[member[~whole] - first]
+        return rows
 
     def take(self, tensor: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
         """Fetch rows of a tensor by their segments, and mix them where they lie together."""

@@ -115,9 +115,9 @@ def moments(parts: Iterable[tuple[Array, ...]]) -> Moments:
         n, n_features = X.shape
         width = n_features + 1 + y.shape[1]
         if len(Z) < n:
-            Z = np.empty((n, width))
+            Z = np.ones((n, width))
         z = Z[:n]
-        z[:, :n_features], z[:, n_features], z[:, n_features + 1 :] = X, 1, y
+        z[:, :n_features], z[:, n_features + 1 :] = X, y
         products = (z * weight[0][:, None]).T @ z if weight else z.T @ z
         sums = products if sums is None else sums + products
         total += float(weight[0].sum()) if weight else n
