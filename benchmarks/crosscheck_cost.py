@@ -2,11 +2,11 @@
 
     python benchmarks/crosscheck_cost.py [--rounds 9] [--epochs 2500] [--out FILE]
 
-First `trueline fit` on the article's 15 points, with everything else on that it has on; then
-batches of more rows beside Lightning's bare loop, with every other callback off. All on one
-thread of this process. The time is that of the processor, which other processes on the machine
-do not lengthen; what a run costs before its first steps is measured by itself and taken off.
-The report is Markdown.
+First step by step: `trueline fit` on the article's 15 points, with everything else on that it has
+on, and batches of more rows beside Lightning's bare loop, with every other callback off. Then many
+steps at once, with every other callback off. All on one thread of this process. The time is that
+of the processor, which other processes on the machine do not lengthen; what a run costs before its
+first steps is measured by itself and taken off. The report is Markdown.
 """
 
 import argparse
@@ -19,16 +19,18 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 
 from trueline.cli import main
 from trueline.crosscheck import CrossCheck
-from trueline.data import RegressionData
+from trueline.data import DummyData, RegressionData
 from trueline.module import LinearRegression
 
 ROWS = (32, 256, 1024, 10_000)
@@ -59,19 +61,51 @@ def per_epoch(options: list[str], crosscheck: str, epochs: int) -> float:
     return 1e6 * (seconds(options, crosscheck, epochs) - start) / (epochs - FEW)
 
 
-def per_step(rows: int, callbacks: list[Callback]) -> float:
-    """Return microseconds of processor time a step, with so many rows of 10 features a batch."""
-    generator = np.random.default_rng(0)
-    X, y = generator.standard_normal((20 * rows, 10)), generator.standard_normal(20 * rows)
+def trained(
+    data: RegressionData, epochs: int, precision: Any, check: bool, steps: int | str
+) -> tuple[float, int]:
+    """Return the processor time of a training in the bare loop, in seconds, and its steps."""
     off: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing"), False)
     off |= dict.fromkeys(("enable_progress_bar", "enable_model_summary"), False)
-    epochs = max(5, 3000 // rows)
-    off |= {"limit_val_batches": 0, "callbacks": callbacks}
-    trainer = Trainer(accelerator="cpu", precision="64-true", max_epochs=epochs, **off)
-    data = RegressionData(X, y, batch_size=rows, shuffle=True)
+    off |= {"limit_val_batches": 0, "callbacks": [CrossCheck()] if check else []}
+    trainer = Trainer(accelerator="cpu", precision=precision, max_epochs=epochs, **off)
+    model = LinearRegression(data.n_features, steps_per_execution=steps)  # type: ignore[arg-type]
     start = time.process_time()
-    trainer.fit(LinearRegression(n_features=10), data)
-    return 1e6 * (time.process_time() - start) / trainer.global_step
+    trainer.fit(model, data)
+    return time.process_time() - start, trainer.global_step
+
+
+def per_step(rows: int, check: bool) -> float:
+    """Return microseconds a step, with so many rows of 10 features a batch."""
+    generator = np.random.default_rng(0)
+    X, y = generator.standard_normal((20 * rows, 10)), generator.standard_normal(20 * rows)
+    data = RegressionData(X, y, batch_size=rows, shuffle=True)
+    seconds, steps = trained(data, max(5, 3000 // rows), "64-true", check, 1)
+    return 1e6 * seconds / steps
+
+
+def at_once(rows: int) -> dict[str, Callable[[bool], float]]:
+    """Return trainings whose steps are taken many at once; each returns its milliseconds."""
+    generator = np.random.default_rng(0)
+    X = generator.standard_normal((rows, 10), dtype=np.float32)
+    y = X.sum(axis=1) + generator.standard_normal(rows, dtype=np.float32)
+    tables = {
+        f"{rows:,} x 10 float32, batch 32, one shuffled epoch": (32, True, 1),
+        f"{rows:,} x 10 float32, batch 1,024, one epoch in order": (1024, False, 1),
+        f"{rows:,} x 10 float32, 1,000 full-batch epochs": (None, False, 1000),
+    }
+
+    def on_table(size: int | None, shuffle: bool, epochs: int, check: bool) -> float:
+        data = RegressionData(X, y, size, shuffle)
+        return 1e3 * trained(data, epochs, "32-true", check, "auto")[0]
+
+    def on_points(check: bool) -> float:
+        return 1e3 * trained(DummyData(), 50_000, "64-true", check, "auto")[0]
+
+    return {
+        "15 points, 50,000 full-batch epochs": on_points,
+        **{name: partial(on_table, *of) for name, of in tables.items()},
+    }
 
 
 def row(name: str, pairs: list[tuple[float, float]]) -> str:
@@ -87,22 +121,27 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--epochs", type=int, default=2500)
+    parser.add_argument("--rows", type=int, default=4_000_000, help="of the large table")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    options, epochs = ["--trainer.enable_progress_bar=false"], arguments.epochs
+    options = ["--trainer.enable_progress_bar=false", "--model.steps_per_execution=1"]
+    epochs = arguments.epochs
     seconds(options, "raise", FEW)  # imports and caches
     fit = [
         (per_epoch(options, "off", epochs), per_epoch(options, "raise", epochs))
         for _ in range(arguments.rounds)
     ]
-    per_step(ROWS[0], [])
+    per_step(ROWS[0], False)
     bare = {
-        rows: [(per_step(rows, []), per_step(rows, [CrossCheck()])) for _ in range(5)]
-        for rows in ROWS
+        rows: [(per_step(rows, False), per_step(rows, True)) for _ in range(5)] for rows in ROWS
+    }
+    many = {
+        name: [(train(False), train(True)) for _ in range(5)]
+        for name, train in at_once(arguments.rows).items()
     }
     lines = [
         "# What checking every step costs",
@@ -111,10 +150,18 @@ def run() -> None:
         f"torch {torch.__version__}, NumPy {np.__version__}; {arguments.rounds} rounds of {epochs} "
         "steps, 5 of the others.",
         "",
+        "## Step by step",
+        "",
         "| training | µs a step without | with | cost (median) | range |",
         "|---|---|---|---|---|",
         row("`trueline fit`, 15 points", fit),
         *(row(f"bare loop, {rows:,} rows a batch", pairs) for rows, pairs in bare.items()),
+        "",
+        "## Many steps at once",
+        "",
+        "| training | ms without | with | cost (median) | range |",
+        "|---|---|---|---|---|",
+        *(row(name, pairs) for name, pairs in many.items()),
     ]
     text = "\n".join(lines) + "\n"
     print(text)

@@ -386,9 +386,9 @@ def in_short(todo: list[Work]) -> list[str]:
         for peer in work.peers:
             slower = statistics.median(b / a for a, b in zip(ours, peer.seconds, strict=True))
             if peer.share and peer.share > 1:
-                beside.append(f"{number(1 / slower)} x the time of {peer.name}")
+                beside.append(f"{rounded(1 / slower)} x the time of {peer.name}")
             elif peer.name != ALONE:
-                beside.append(f"{number(slower)} x as fast as {peer.name}")
+                beside.append(f"{rounded(slower)} x as fast as {peer.name}")
         lines.append(f"| {work.title} | {time_of(ours)} | {'; '.join(beside)} |")
     return lines
 
@@ -402,6 +402,11 @@ def times(ratios: list[float], what: str) -> str:
     """Return the median of some ratios, with their range."""
     low, high = min(ratios), max(ratios)
     return f"{number(statistics.median(ratios))} x {what} ({number(low)} to {number(high)})"
+
+
+def rounded(x: float) -> str:
+    """Return a number with two digits that count."""
+    return f"{float(f'{x:.2g}'):,g}"
 
 
 def number(x: float) -> str:

@@ -143,3 +143,9 @@ def test_readme_names_targets_and_files_that_exist() -> None:
         "__main__.py",
     }
     assert modules <= named
+
+
+def test_speed_table_is_that_of_the_newest_report() -> None:
+    newest = max((ROOT / "benchmarks/results").glob("????-??-??-speed.md"))
+    table = newest.read_text("utf-8").split("## In short\n\n")[1].strip()
+    assert table in README
