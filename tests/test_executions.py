@@ -323,7 +323,45 @@ def test_large_data_is_sampled(make_trainer: Any, monkeypatch: Any) -> None:
     trainer.fit(model, data)
     report = check.report()
     assert report["passed"]
-    assert 10 <= report["steps_checked"] <= 50
+    assert 20 <= report["steps_checked"] <= 50
     plant_order(monkeypatch)
     with pytest.raises(CheckFailed):
         make_trainer(precision="32-true", callbacks=[CrossCheck()]).fit(LinearRegression(3), data)
+
+
+def drop_a_row(patch: Any) -> None:
+    right = spans.Rows.chunks
+
+    def all_but_one(self: Any) -> Any:
+        for Z, weight in right(self):
+            yield Z[1:], None if weight is None else weight[1:]
+
+    patch.setattr(spans.Rows, "chunks", all_but_one)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "32-true"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_full_batches_of_large_data_are_checked_at_every_step(
+    make_trainer: Any, monkeypatch: Any, precision: str, dtype: Any, weighted: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    X = (rng.standard_normal((40_000, 3)) * [1, 100, 0.01] + [0, 500, 0]).astype(dtype)
+    y = np.column_stack([X.sum(axis=1), rng.standard_normal(40_000)]).astype(dtype)
+    weights = rng.uniform(0.1, 10, 40_000).astype(dtype) if weighted else None
+    data = RegressionData(X, y, sample_weight=weights)
+    assert data.joined.numel() > FEW_NUMBERS
+
+    def train() -> CrossCheck:
+        check, model = CrossCheck(), LinearRegression(3, 2, lr=1e-6, momentum=0.5, l2=0.1)
+        make_trainer(precision=precision, max_epochs=40, callbacks=[check]).fit(model, data)
+        return check
+
+    report = train().report()
+    assert report["passed"]
+    assert report["steps_checked"] == 40
+    for plant in (drop_a_row, plant_maps(_lr), plant_maps(_scale)):
+        with monkeypatch.context() as patch:
+            plant(patch)
+            with pytest.raises(CheckFailed):
+                train()

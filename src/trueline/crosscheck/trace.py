@@ -26,8 +26,10 @@ ROWS_AT_ONCE = 2**12
 """When all rows are read once: they stay in the processor's caches."""
 FEW_NUMBERS = 100_000
 """Of data with no more entries than this, every step of an execution is compared."""
-ONE_IN = 1009
-"""Of larger data, so many steps are stood for by one; odd, so that no level of the tree of products
+EARLY = 8
+"""Steps of larger data that are compared at the beginning of a training, where a batch is small."""
+ONE_IN = 503
+"""Of its later steps, so many are stood for by one; odd, so that no level of the tree of products
 is left out. To take a step once more in NumPy costs some ten times what it cost to compose it."""
 
 
@@ -106,11 +108,12 @@ def chosen(rows: Rows, first: int, steps: int) -> Numbers:
     """
     if rows.Z.numel() <= FEW_NUMBERS or rows.full_batch:
         return np.arange(steps)
-    one_in = ONE_IN * max(1, rows.loader.batch_size * rows.Z.shape[1] // FEW_NUMBERS)
+    numbers = rows.loader.batch_size * rows.Z.shape[1]
+    one_in = ONE_IN * max(1, numbers // FEW_NUMBERS)
+    early = np.arange(first, min(max(1, min(EARLY, EARLY * FEW_NUMBERS // numbers)), first + steps))
     picked = np.arange(-first % one_in, steps, one_in)
-    if first == 0 and picked[-1] != steps - 1:
-        picked = np.append(picked, steps - 1)
-    return picked
+    last = [steps - 1] if first == 0 else []
+    return np.unique(np.concatenate([early - first, picked, last]).astype(np.int64))
 
 
 def moments_of(rows: Rows) -> Moments:

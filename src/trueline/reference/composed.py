@@ -120,7 +120,7 @@ def moments(parts: Iterable[tuple[Array, ...]]) -> Moments:
         z[:, :n_features], z[:, n_features + 1 :] = X, y
         products = (z * weight[0][:, None]).T @ z if weight else z.T @ z
         sums = products if sums is None else sums + products
-        total += float(weight[0].sum()) if weight else n
+        total += float(weight[0].sum(dtype=np.float64)) if weight else n
         targets = y.shape[1]
     return Moments(sums / (total * targets), targets)
 
