@@ -321,3 +321,16 @@ def test_module_goes_on_under_its_schedule_alone(
         make_trainer(max_epochs=5).fit(
             LinearRegression(**(options | changed)), DummyData(), ckpt_path=path
         )
+
+
+def test_lightning_notes_its_hook_where_the_module_expects_it(make_trainer: Any) -> None:
+    names = set()
+
+    class Noting(LinearRegression):
+        def __setattr__(self, name: str, value: Any) -> None:
+            names.add(name)
+            super().__setattr__(name, value)
+
+    make_trainer(max_epochs=1).fit(Noting(), DummyData())
+    # Else `progress.QuickNotes` does nothing any more.
+    assert "_current_fx_name" in names
