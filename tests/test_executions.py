@@ -363,5 +363,31 @@ def test_full_batches_of_large_data_are_checked_at_every_step(
     for plant in (drop_a_row, plant_maps(_lr), plant_maps(_scale)):
         with monkeypatch.context() as patch:
             plant(patch)
-            with pytest.raises(CheckFailed):
+            with pytest.raises(CheckFailed, match="cross-check failed"):
                 train()
+
+
+def test_a_composed_loss_out_of_its_bound_is_told(make_trainer: Any, monkeypatch: Any) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20_000, 3))
+    data = RegressionData(X, X.sum(axis=1) + rng.standard_normal(20_000))
+    drop_a_row(monkeypatch)
+    with pytest.raises(CheckFailed, match="loss at step 1"):
+        make_trainer(precision="64-true", max_epochs=1, callbacks=[CrossCheck()]).fit(
+            LinearRegression(3, lr=0.1, init="zeros"), data
+        )
+
+
+def test_a_resume_with_the_check_anew_compares_a_step(make_trainer: Any, tmp_path: Any) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40_000, 3))
+    data = RegressionData(X, X.sum(axis=1), batch_size=1000, shuffle=True)
+    path = tmp_path / "unchecked.ckpt"
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(LinearRegression(3, lr=0.01), data)
+    trainer.save_checkpoint(path)
+    check = CrossCheck()
+    trainer = make_trainer(max_epochs=3, callbacks=[check])
+    trainer.fit(LinearRegression(3, lr=0.01), data, ckpt_path=path)
+    assert check.report()["passed"]
+    assert check.report()["steps_checked"] == 9  # the first eight, and the last

@@ -7,12 +7,15 @@ import torch
 from trueline.data.order import FEW_ROWS, POOL, SEGMENT, RowOrder
 
 
-@pytest.mark.parametrize("n", [FEW_ROWS + 1, 100_003, 2 * POOL, 2 * POOL + 3, 4 * POOL - 1])
+@pytest.mark.parametrize(
+    "n", [*(FEW_ROWS + k for k in range(1, 8)), 100_003, 2 * POOL, 2 * POOL + 3, 4 * POOL - 1]
+)
 def test_order_of_many_rows_is_an_order_in_any_part(n: int) -> None:
     order = RowOrder(n, shuffle=True, seed=3)
     whole = order.rows(5).numpy()
     assert (np.bincount(whole, minlength=n) == 1).all()
     assert np.array_equal(order.rows(5, 1000, 2000).numpy(), whole[1000:2000])
+    assert np.array_equal(order.at(5, np.arange(n)).numpy(), whole)
     assert not np.array_equal(order.rows(6).numpy(), whole)
     assert not np.array_equal(RowOrder(n, True, 4).rows(5).numpy(), whole)
 

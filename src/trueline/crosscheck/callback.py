@@ -137,7 +137,8 @@ class CrossCheck(Callback):
 
     def watched_steps(self, rows: Rows, first: int, steps: int) -> NDArray[np.int64]:
         """Return which steps of an execution are compared, see `chosen`."""
-        return chosen(rows, first, steps)
+        began = 0 if self._resumed else self._recorder.first_step
+        return chosen(rows, first, steps, began)
 
     @property
     def steps_checked(self) -> int:
@@ -280,7 +281,8 @@ class CrossCheck(Callback):
         rows = execution.pieces[0].span.rows  # type: ignore[union-attr, index]
         if self._moments is None and rows.full_batch and rows.Z.numel() > FEW_NUMBERS:
             self._moments = moments_of(rows)
-        given = first, buffers, after, ledger.lr, self._moments
+        compared = self.watched_steps(rows, first, execution.steps)  # type: ignore[union-attr, arg-type]
+        given = first, buffers, after, ledger.lr, self._moments, compared
         traces = list(read(trainer, execution, *given))  # type: ignore[arg-type]
         for trace in traces:
             ledger.enter_trace(trace)

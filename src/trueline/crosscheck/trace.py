@@ -79,17 +79,19 @@ class Trace:
     moments: Moments | None
 
     def step(self, k: int, gradient: Array) -> Step:
-        """Return one of the steps, with a gradient."""
+        """Return one of the steps, with a gradient in the place of one that was not reported."""
         one = slice(k, k + 1)
         rows = (array[k if len(array) > 1 else 0] for array in self.batch)
         X, y, *weights = (array.astype(np.float64, copy=False) for array in rows)
         batch = X, y[:, 0] if y.shape[1] == 1 else y, *weights
+        at = np.flatnonzero(self.reported == k)
+        loss = float(self.losses[at[0]]) if len(at) else None
         return Step(
             number=int(self.numbers[k]),
             epoch=int(self.epochs[k]),
-            parts=[Part(batch)],
+            parts=[Part(batch, loss)],
             before=self.before[k],
-            gradient=gradient,
+            gradient=self.gradients[at[0]] if len(at) else gradient,
             after=self.after[k],
             buffer=None if self.buffer is None else self.buffer[k],
             buffer_after=self.buffer_after[k],
@@ -98,21 +100,23 @@ class Trace:
         )
 
 
-def chosen(rows: Rows, first: int, steps: int) -> Numbers:
+def chosen(rows: Rows, first: int, steps: int, began: int) -> Numbers:
     """Return which steps of an execution are compared, from 0.
 
     Args:
         rows: Of the training.
         first: How many steps came before.
         steps: Of the execution.
+        began: How many steps came before those that are checked.
     """
     if rows.Z.numel() <= FEW_NUMBERS or rows.full_batch:
         return np.arange(steps)
     numbers = rows.loader.batch_size * rows.Z.shape[1]
     one_in = ONE_IN * max(1, numbers // FEW_NUMBERS)
-    early = np.arange(first, min(max(1, min(EARLY, EARLY * FEW_NUMBERS // numbers)), first + steps))
+    few = max(1, min(EARLY, EARLY * FEW_NUMBERS // numbers))
+    early = np.arange(first, min(began + few, first + steps))
     picked = np.arange(-first % one_in, steps, one_in)
-    last = [steps - 1] if first == 0 else []
+    last = [steps - 1] if first == began else []
     return np.unique(np.concatenate([early - first, picked, last]).astype(np.int64))
 
 
@@ -136,6 +140,7 @@ def read(
     after: Array,
     meant: MeantLr,
     moments: Moments | None,
+    chosen: Numbers,
 ) -> Iterator[Trace]:
     """Return the steps of an execution that are compared.
 
@@ -147,13 +152,13 @@ def read(
         after: The module's parameters now.
         meant: The learning rates that are meant.
         moments: Of all rows, where each step takes in many.
+        chosen: Which steps are compared, from 0.
     """
     rows = execution.pieces[0].span.rows
     begun = 0
     for piece in execution.pieces:
         span, start, n = piece.span, piece.first, piece.stop - piece.first
-        mine = chosen(rows, first, execution.steps)
-        mine = mine[(begun <= mine) & (mine < begun + n)]
+        mine = chosen[(begun <= chosen) & (chosen < begun + n)]
         within = mine - begun + start
         groups = [(slice(None), _all_rows(rows, moments))] if rows.full_batch else None
         for at, batch in groups or _batches(trainer, rows, span, within):

@@ -57,6 +57,7 @@ class RowOrder:
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next."""
         self.epoch = epoch
+        self._drawn = -1, None  # with what was fetched of the rows
 
     def rows(self, epoch: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Return the row numbers of an epoch in its order, or of a part, shape (stop − start,)."""
@@ -123,7 +124,7 @@ class _Pools:
         )
         self._within: dict[int, _Mixing] = {}
         self._numbers: tuple[int, Any] = -1, None
-        self._fetched: dict[int, tuple[int, Tensor]] = {}
+        self._fetched: dict[int, tuple[int, Tensor, Tensor]] = {}
 
     def __getitem__(self, part: slice) -> Numbers:
         """Return consecutive row numbers."""
@@ -145,13 +146,12 @@ class _Pools:
         for i, j in itertools.pairwise(ends):
             pool = int(pools[i])
             member[i:j] = self._mixing(pool).at(places[i:j] - pool * POOL)
-        segment = pools * (POOL // SEGMENT) + member // SEGMENT
-        whole = segment < self._segments
-        rows = self._offset + SEGMENT * self._order.at(np.where(whole, segment, 0))
-        rows += member % SEGMENT
-        if not whole.all():  # in the last pool
-            first = (self._segments - int(pools[-1]) * (POOL // SEGMENT)) * SEGMENT
-            rows[~whole] = self._loose[member[~whole] - first]
+        slots = pools * POOL + member
+        # Loose rows come last, and may begin in the last pool but one.
+        loose = slots - self._segments * SEGMENT
+        rows = self._offset + SEGMENT * self._order.at(np.where(loose < 0, slots // SEGMENT, 0))
+        rows += slots % SEGMENT
+        rows[loose >= 0] = self._loose[loose[loose >= 0]]
         return rows
 
     def take(self, tensor: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
@@ -172,18 +172,18 @@ class _Pools:
     def _fetch(self, tensor: Tensor, pool: int) -> Tensor:
         """Return the rows of a pool, segment by segment."""
         held = self._fetched.get(tensor.ndim)
-        if held is None:
-            held = -1, tensor.new_empty(POOL, *tensor.shape[1:])
+        if held is None or held[1] is not tensor:
+            held = -1, tensor, tensor.new_empty(POOL, *tensor.shape[1:])
         if held[0] != pool:
             begin, end = pool * (POOL // SEGMENT), (pool + 1) * (POOL // SEGMENT)
             starts = torch.from_numpy(self._offset + SEGMENT * self._order.run(begin, end))
             width = tensor[0].numel()
             shape = len(tensor) - SEGMENT + 1, SEGMENT * width
             runs = tensor.as_strided(shape, (width, 1))
-            by_segment = held[1].view(POOL // SEGMENT, -1)
+            by_segment = held[2].view(POOL // SEGMENT, -1)
             torch.index_select(runs, 0, starts.to(tensor.device), out=by_segment)
-            held = self._fetched[tensor.ndim] = pool, held[1]
-        return held[1]
+            held = self._fetched[tensor.ndim] = pool, tensor, held[2]
+        return held[2]
 
     def _mixing(self, pool: int) -> "_Mixing":
         if pool not in self._within:
