@@ -42,8 +42,9 @@ def test_what_it_says_of_lines_is_what_the_rows_say(n: int, weighted: bool) -> N
 
 def test_rows_some_at_a_time_are_all_rows() -> None:
     X, y, _ = problem(2 * ROWS_AT_ONCE + 1)
-    Z = np.column_stack([np.ones(len(X)), X, y])
-    np.testing.assert_allclose(triangle(X, y).R.T @ triangle(X, y).R, Z.T @ Z, rtol=1e-12)
+    rows = triangle(X, y)
+    Z = np.column_stack([np.ones(len(X)), np.column_stack([X, y]) - rows.center])
+    np.testing.assert_allclose(rows.R.T @ rows.R, Z.T @ Z, rtol=1e-11, atol=1e-8)
     lines = [triangle(X, y).least_squares(), triangle(X[::-1], y[::-1]).least_squares()]
     np.testing.assert_allclose(lines[0].weight, lines[1].weight, rtol=1e-12)
 
@@ -83,3 +84,30 @@ def test_what_is_the_same_in_all_rows_has_no_spread(n: int, value: float) -> Non
 
 def test_numbers_too_large_to_square_have_an_infinite_curvature() -> None:
     assert triangle(np.array([[1e200], [1.0]])).curvature() == np.inf
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(1e8, 1e-4), (1e6, 1e-6), (1.7e12, 1.0), (0, 1)])
+def test_numbers_that_differ_little_keep_the_digits_in_which_they_do(
+    offset: float, scale: float
+) -> None:
+    rng = np.random.default_rng(0)
+    x = offset + scale * rng.normal(size=50_000)
+    dx = x - offset  # exact
+    y = dx / scale + rng.normal(size=len(x))
+    rows, back = triangle(x[:, None], y), triangle(y[:, None], x)
+    assert rows.correlation == pytest.approx(np.corrcoef(dx, y)[0, 1], rel=1e-10)
+    assert back.spread == pytest.approx([dx.std()], rel=1e-10)
+    line = rows.least_squares()
+    slope = np.mean((dx - dx.mean()) * (y - y.mean())) / dx.var()
+    np.testing.assert_allclose(line.weight, [slope], rtol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, 1e9])
+def test_loss_of_a_line_far_from_zero(offset: float) -> None:
+    rng = np.random.default_rng(0)
+    x = np.round(offset + 100 * rng.normal(size=20_000))
+    noise = np.round(rng.normal(size=len(x)) * 2**10) / 2**10
+    rows = triangle(x[:, None], 3 * x + 1 + noise)  # exact
+    expected = np.mean(noise**2)
+    assert rows.loss(Line(np.array([3.0]), np.array(1.0))) == pytest.approx(expected, rel=1e-9)
+    assert triangle(x[:, None], 3 * x + 1).loss(Line(np.array([3.0]), np.array(1.0))) < 1e-12

@@ -1,9 +1,11 @@
 """All rows in as many numbers as a few of them: the triangle R of their QR factorisation.
 
-With the rows `Z = [1, x, y]`, each times the root of its weight, and `Z = Q·R`, lengths stay as
-they are: `‖Z·s‖ = ‖R·s‖` for every s. So R knows the loss of every line, the line of the least one,
-the curvature and the correlations, without a difference of large sums: XᵀX, whose condition number
-is the square of that of X, is never formed. The rows are read once, some at a time.
+With the rows `Z = [1, x − cₓ, y − c_y]`, each times the root of its weight, and `Z = Q·R`, lengths
+stay as they are: `‖Z·s‖ = ‖R·s‖` for every s. c is from the middle of the data, so that numbers
+that differ little, such as times, keep the digits in which they do. R knows the loss of every line,
+the line of the least one, the curvature and the correlations, without a difference of large sums:
+XᵀX, whose condition number is the square of that of X, is never formed. The rows are read once,
+some at a time.
 
 References:
     Golub & Van Loan, "Matrix Computations" (2013), section 5.3; Demmel, Grigori, Hoemmen & Langou,
@@ -36,10 +38,11 @@ class Line(NamedTuple):
 
 
 class Triangle(NamedTuple):
-    """R of rows `[1, x, y]`, and how many they were.
+    """R of rows `[1, x − cₓ, y − c_y]`, and how many they were.
 
     Args:
         R: Upper triangular, shape (1 + n_features + n_targets,) twice.
+        center: `[cₓ, c_y]`.
         n_samples: Number of rows.
         rows: The sum of their weights; their number where they have none.
         n_targets: Columns of y, ≥ 1.
@@ -53,6 +56,7 @@ class Triangle(NamedTuple):
     """
 
     R: Array
+    center: Array
     n_samples: int
     rows: float
     n_targets: int
@@ -65,7 +69,9 @@ class Triangle(NamedTuple):
 
     def loss(self, line: Line) -> float:
         """Return the mean squared error of a line."""
-        s = np.concatenate([self._joined(line), -np.eye(self.n_targets)])
+        theta = self._joined(line)
+        theta[0] -= self.center[self.columns - 1 :]
+        s = np.concatenate([theta, -np.eye(self.n_targets)])
         return float(np.sum((self.R @ s) ** 2) / (self.rows * self.n_targets))
 
     def apart(self, one: Line, other: Line) -> Array:
@@ -103,14 +109,21 @@ class Triangle(NamedTuple):
         strength[0] = weight_decay / 2
         # The objective is solved for times n_targets·Σw, which takes the mean out of the residuals.
         penalised = np.diag(np.sqrt(self.rows * self.n_targets * strength))[strength > 0]
-        A = np.concatenate([self.R[:, :p], penalised])
-        y = np.concatenate([self.R[:, p:], np.zeros((len(penalised), self.n_targets))])
+        # The bias of the centered rows is b + cₓ·w − c_y, and b is what is penalised.
+        back = np.eye(p)
+        back[0, 1:] = -self.center[: p - 1]
+        A = np.concatenate([self.R[:, :p], penalised @ back])
+        center = np.zeros((p, self.n_targets))
+        center[0] = self.center[p - 1 :]
+        y = np.concatenate([self.R[:, p:], -penalised @ center])
         # With columns of length 1, neither units nor sizes decide what counts as dependent.
         length = np.linalg.norm(A, axis=0)
-        A = A / np.where(length > 0, length, 1)
-        singular = np.linalg.svd(A, compute_uv=False)
+        length[length == 0] = 1
+        singular = np.linalg.svd(A / length, compute_uv=False)
+        # Below this are the roundings of a QR factorisation, and of the numbers as they came.
+        rounded = np.abs(self.center[: p - 1]) * math.sqrt(self.rows) / length[1:]
         height = self.n_samples + len(penalised)
-        least = singular.max() * max(height, p) * np.finfo(np.float64).eps
+        least = (max(height, p) * singular.max() + 4 * rounded.max()) * np.finfo(np.float64).eps
         rank = int(np.sum(singular > least))
         if rank < p:
             raise ValueError(
@@ -118,9 +131,10 @@ class Triangle(NamedTuple):
                 f"columns over {self.n_samples} rows; remove constant or collinear columns, or "
                 "give an L2 penalty"
             )
-        Q, R = np.linalg.qr(A)
+        Q, R = np.linalg.qr(A / length)
         solution = np.linalg.solve(R, Q.T @ y) / length[:, None]
-        weight, bias = solution[1:], solution[0]
+        weight = solution[1:]
+        bias = solution[0] - self.center[: p - 1] @ weight + self.center[p - 1 :]
         return Line(weight[:, 0], np.asarray(bias[0])) if self.single else Line(weight, bias)
 
     def curvature(self, l2: float = 0.0) -> float:
@@ -129,15 +143,24 @@ class Triangle(NamedTuple):
         It is inf where it is beyond float64.
         """
         p = self.columns
-        A = self.R[:, :p] * math.sqrt(2 / (self.rows * self.n_targets))
+        A = self._plain * math.sqrt(2 / (self.rows * self.n_targets))
         penalised = math.sqrt(2 * l2) * np.eye(p)[1:]
         with np.errstate(over="ignore"):
             return float(np.linalg.norm(np.concatenate([A, penalised]), 2) ** 2)
 
+    @property
+    def _plain(self) -> Array:
+        """R of rows `[1, x]`, but for its orthogonal factor."""
+        p = self.columns
+        plain = self.R[:, :p].copy()
+        plain[:, 1:] += np.outer(plain[:, 0], self.center[: p - 1])
+        return plain
+
     def _joined(self, line: Line) -> Array:
-        """Return bias over weight, shape (1 + n_features, n_targets)."""
+        """Return the bias of the rows with centered x, over the weight."""
         weight = np.reshape(line.weight, (-1, self.n_targets))
-        return np.concatenate([np.reshape(line.bias, (1, -1)), weight])
+        bias = np.reshape(line.bias, (1, -1)) + self.center[: self.columns - 1] @ weight
+        return np.concatenate([bias, weight])
 
 
 def triangle(
@@ -157,6 +180,8 @@ def triangle(
     w = None if sample_weight is None else np.asarray(sample_weight)
     width = 1 + n_features + targets.shape[1]
     at_once = max(ROWS_AT_ONCE, 4 * width)
+    some = np.column_stack([X[:at_once], targets[:at_once]]).astype(np.float64)
+    center = np.partition(some, len(some) // 2, axis=0)[len(some) // 2]
     # Above the rows at hand stands the triangle of those before.
     Z = np.zeros((width + min(at_once, n_samples), width))
     for first in range(0, n_samples, at_once):
@@ -167,8 +192,9 @@ def triangle(
             X[part],
             targets[part],
         )
+        rows[:, 1:] -= center
         if w is not None:
             rows *= np.sqrt(w[part], dtype=np.float64)[:, None]
         Z[:width] = np.linalg.qr(Z[: width + len(rows)], mode="r")
     total = n_samples if w is None else float(np.sum(w, dtype=np.float64))
-    return Triangle(Z[:width].copy(), n_samples, total, targets.shape[1], y.ndim == 1)
+    return Triangle(Z[:width].copy(), center, n_samples, total, targets.shape[1], y.ndim == 1)
