@@ -18,7 +18,7 @@ from trueline.crosscheck.trace import FEW_NUMBERS
 from trueline.data import DummyData, RegressionData
 from trueline.data.order import RowOrder
 from trueline.errors import CheckFailed
-from trueline.executions import spans
+from trueline.executions import executor, spans
 from trueline.lightning_cli import TruelineCLI
 from trueline.module import LinearRegression
 from trueline.tensorboard import Scalars
@@ -29,6 +29,13 @@ Cli = Callable[..., Any]
 def rows(n: int = 103, targets: int = 2, **options: Any) -> RegressionData:
     rng = np.random.default_rng(1)
     return RegressionData(rng.standard_normal((n, 3)), rng.standard_normal((n, targets)), **options)
+
+
+def wide(n: int = 103, targets: int = 1, **options: Any) -> RegressionData:
+    """So many features that steps are not composed."""
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((n, 190)) / 190**0.5
+    return RegressionData(X, rng.standard_normal((n, targets)), **options)
 
 
 TRAININGS: dict[str, tuple[Callable[[], RegressionData], dict[str, Any]]] = {
@@ -47,6 +54,16 @@ TRAININGS: dict[str, tuple[Callable[[], RegressionData], dict[str, Any]]] = {
     "schedule by step": (
         lambda: rows(batch_size=10),
         {"schedule": {"name": "OneCycleLR", "max_lr": 0.2, "total_steps": 99, "interval": "step"}},
+    ),
+    "wide": (lambda: wide(batch_size=10, shuffle=True), {"lr": 0.1}),
+    "wide, everything": (
+        lambda: wide(targets=2, batch_size=10, sample_weight=np.arange(1, 104)),
+        {"lr": 0.1, "momentum": 0.5, "nesterov": True, "l2": 0.1, "weight_decay": 0.01},
+    ),
+    "wide, full batch": (wide, {"lr": 0.1, "momentum": 0.9, "dampening": 0.1}),
+    "wide, full batch, schedule": (
+        wide,
+        {"lr": 0.1, "l2": 0.1, "schedule": {"name": "StepLR", "step_size": 2}},
     ),
     "plateau": (
         lambda: rows(batch_size=10),
@@ -104,6 +121,20 @@ def test_same_training_whatever_the_steps_per_execution(
         assert torch.equal(found, bits)
 
 
+@pytest.mark.parametrize("name", ["everything", "unequal last batch", "wide", "schedule by step"])
+def test_same_training_in_several_spans_an_epoch(
+    make_trainer: Any, monkeypatch: Any, name: str
+) -> None:
+    single, _, _ = train(make_trainer, name, 1)
+    for length in ("SPAN", "FEW_EPOCHS_SPAN"):
+        monkeypatch.setattr(executor, length, 3)  # an epoch ends in a shorter one
+    for steps in (2, "auto"):
+        model, _, check = train(make_trainer, name, steps)
+        for found, expected in zip(model.parameters(), single.parameters(), strict=True):
+            assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+        assert check.report()["passed"]
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -125,16 +156,12 @@ def test_what_is_not_affine_goes_step_by_step_and_says_so(
     assert reason in (model.single_steps or "")
 
 
-def test_wide_data_is_composed_in_short_spans_or_not_at_all(make_trainer: Any) -> None:
-    rng = np.random.default_rng(0)
-    single = []
-    for n_features in (90, 300):
-        X = rng.standard_normal((400, n_features)) / n_features
-        model = LinearRegression(n_features, lr=0.1)
-        trainer = make_trainer(max_epochs=3, callbacks=[CrossCheck()], precision="64-true")
-        trainer.fit(model, RegressionData(X, X.sum(axis=1), batch_size=1))
-        single.append(model.single_steps)
-    assert single == [None, "with so many features, composing them costs more"]
+def test_wide_data_is_not_composed(make_trainer: Any) -> None:
+    for name in TRAININGS:
+        model, _, _ = train(make_trainer, name, "auto")
+        assert model.single_steps is None
+        composed = model.execution.pieces[0].span._maps is not None
+        assert composed == ("wide" not in name)
 
 
 class EveryStep(Callback):
@@ -264,14 +291,14 @@ def plant_rows(patch: Any) -> None:
 
 
 def plant_end(patch: Any) -> None:
-    right = spans.Executor.run
+    right = executor.Executor.run
 
     def run(self: Any, *arguments: Any) -> Any:
         execution = right(self, *arguments)
         execution.end.parameters.mul_(1 + 1e-9)
         return execution
 
-    patch.setattr(spans.Executor, "run", run)
+    patch.setattr(executor.Executor, "run", run)
 
 
 def plant_repeated_row(patch: Any) -> None:
@@ -287,6 +314,11 @@ def plant_repeated_row(patch: Any) -> None:
         patch.setattr(RowOrder, name, again)
 
 
+def plant_lr_one_by_one(patch: Any) -> None:
+    right = recurrence.one_by_one
+    patch.setattr(spans, "one_by_one", lambda g, o, b, lrs, rule: right(g, o, b, lrs * 1.001, rule))
+
+
 BUGS = {
     "composed in the wrong order": ("everything", plant_order),
     "lr a millionth off": ("everything", plant_maps(_lr)),
@@ -298,6 +330,8 @@ BUGS = {
     "batches in reverse": ("everything", plant_rows),
     "the end moved": ("everything", plant_end),
     "a row served twice": ("everything", plant_repeated_row),
+    "one by one, lr off": ("wide, everything", plant_lr_one_by_one),
+    "one by one, a row served twice": ("wide", plant_repeated_row),
 }
 
 
@@ -312,7 +346,13 @@ def test_crosscheck_catches_what_is_planted_in_executions(
         train(make_trainer, name, "auto")
 
 
-def test_large_data_is_sampled(make_trainer: Any, monkeypatch: Any) -> None:
+def plant_earlier_batches(patch: Any) -> None:
+    right = spans.Rows.moments
+    patch.setattr(spans.Rows, "moments", lambda self, epoch, k: right(self, epoch, k % 4096))
+
+
+@pytest.mark.parametrize("plant", [plant_order, plant_earlier_batches])
+def test_large_data_is_sampled(make_trainer: Any, monkeypatch: Any, plant: Any) -> None:
     n = 40_000
     rng = np.random.default_rng(0)
     X = rng.standard_normal((n, 3), dtype=np.float32)
@@ -324,7 +364,7 @@ def test_large_data_is_sampled(make_trainer: Any, monkeypatch: Any) -> None:
     report = check.report()
     assert report["passed"]
     assert 20 <= report["steps_checked"] <= 50
-    plant_order(monkeypatch)
+    plant(monkeypatch)
     with pytest.raises(CheckFailed):
         make_trainer(precision="32-true", callbacks=[CrossCheck()]).fit(LinearRegression(3), data)
 

@@ -16,50 +16,16 @@ References:
     Devarakonda & Demmel, "Avoiding Communication in Logistic Regression" (2020): s-step SGD.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from trueline.workspace import Workspace
+
 MOST_ROWS = 1024
 """Of a batch whose products are summed in float32; larger ones are in float64."""
-
-
-class Workspace:
-    """Memory for tensors that are worked out again and again, and that stays in the caches.
-
-    Fresh memory costs more than most of what is written into it here: the system hands it out a
-    page at a time. A tensor from here is good until its name is asked for again.
-
-    Example:
-        >>> workspace = Workspace()
-        >>> one = workspace("sums", (2, 3), torch.zeros(0))
-        >>> workspace("sums", (3, 2), torch.zeros(0)).data_ptr() == one.data_ptr()
-        True
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[str, Tensor] = {}
-
-    def __call__(
-        self, name: str, shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        """Return a tensor of any content.
-
-        Args:
-            name: What it is for.
-            shape: Of the tensor.
-            like: Whose device, and whose dtype unless another is given, it has.
-            dtype: Of the tensor.
-        """
-        dtype, numbers = dtype or like.dtype, math.prod(shape)
-        held = self._held.get(name)
-        fits = held is not None and held.dtype == dtype and held.device == like.device
-        if held is None or not fits or held.numel() < numbers:
-            held = self._held[name] = torch.empty(numbers, dtype=dtype, device=like.device)
-        return held[:numbers].view(shape)
 
 
 class Rule(NamedTuple):
@@ -346,6 +312,61 @@ class Repeated:
         """Return by how much each step misses the state after it, shape (K, q, T)."""
         q = states.shape[1]
         return (self._powers[0] @ _with_ones(states[:-1]))[:, :q] - states[1:]
+
+
+def one_by_one(
+    gradients: Iterable[Callable[[Tensor], Tensor]],
+    origin: Tensor,
+    buffers: Tensor | None,
+    lrs: Tensor,
+    rule: Rule,
+) -> Tensor:
+    """Return the states of K steps that are taken one after another, not composed.
+
+    Where there are so many parameters that a map costs more than what it is made of; the rule is
+    that of `step_maps`.
+
+    Args:
+        gradients: Of the mean squared error, shape (p, T), as a function of θ; one for each step.
+        origin: θ before the first step, shape (p, T), in the dtype that the steps are taken in.
+        buffers: Momentum buffers v, in the same shape; None before the first step of a training.
+        lrs: Shape (K,).
+        rule: The update rule, and the L2 penalty.
+
+    Returns:
+        `[θ; v]` before each step and after the last, or θ without momentum: (K + 1, q, T).
+
+    Example:
+        >>> of_a_square = [lambda theta: 2 * theta] * 2
+        >>> origin, lrs = torch.ones(1, 1), torch.tensor([0.25, 0.25])
+        >>> one_by_one(of_a_square, origin, None, lrs, Rule()).ravel()
+        tensor([1.0000, 0.5000, 0.2500])
+    """
+    p, T = origin.shape
+    states = origin.new_zeros(len(lrs) + 1, 2 * p if rule.momentum else p, T)
+    states[0, :p] = origin
+    if buffers is not None and rule.momentum:
+        states[0, p:] = buffers
+    pull = torch.full_like(origin[:, :1], 2 * rule.l2 + rule.weight_decay)
+    pull[-1] = rule.weight_decay
+    pulled, first = bool(rule.l2 or rule.weight_decay), buffers is None
+    for before, after, lr, gradient in zip(
+        states[:-1].unbind(), states[1:].unbind(), lrs.tolist(), gradients, strict=True
+    ):
+        theta = before[:p]
+        g = gradient(theta)
+        if pulled:
+            g.addcmul_(pull, theta)
+        if rule.momentum:
+            v = after[p:]
+            if first:
+                v.copy_(g)
+            else:
+                torch.mul(before[p:], rule.momentum, out=v).add_(g, alpha=1 - rule.dampening)
+            g = g.add_(v, alpha=rule.momentum) if rule.nesterov else v
+            first = False
+        torch.add(theta, g, alpha=-lr, out=after[:p])
+    return states
 
 
 def polished(maps: Composed | Repeated, start: Tensor) -> Tensor:

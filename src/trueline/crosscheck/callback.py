@@ -253,7 +253,7 @@ class CrossCheck(Callback):
     ) -> None:
         """Enter the step when the batch was the last one of its window; of a block, all steps."""
         if isinstance(batch, Block):
-            self._enter_execution(trainer, pl_module)
+            self._enter_execution(trainer, pl_module, batch)
             return
         if not self._recorder.end_batch(outputs):
             return
@@ -269,7 +269,7 @@ class CrossCheck(Callback):
         self._tell()
 
     @np.errstate(all="ignore")  # a training that diverges is for StopWhenNotFinite to tell
-    def _enter_execution(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _enter_execution(self, trainer: Trainer, pl_module: LightningModule, block: Block) -> None:
         """Enter the steps of an execution."""
         ledger, execution = self.ledger, pl_module.execution
         assert ledger is not None
@@ -283,7 +283,7 @@ class CrossCheck(Callback):
             self._moments = moments_of(rows)
         compared = self.watched_steps(rows, first, execution.steps)  # type: ignore[union-attr, arg-type]
         given = first, buffers, after, ledger.lr, self._moments, compared
-        traces = list(read(trainer, execution, *given))  # type: ignore[arg-type]
+        traces = list(read(trainer, execution, block, *given))  # type: ignore[arg-type]
         for trace in traces:
             ledger.enter_trace(trace)
         if ledger.rows is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from trueline.crosscheck.learning_rate import MeantLr
 from trueline.crosscheck.reading import gather
 from trueline.crosscheck.step import Part, Step
+from trueline.data.blocks import Block
 from trueline.executions.rows import Rows
 from trueline.executions.spans import Execution, Piece
 from trueline.reference.composed import Moments
@@ -116,7 +117,8 @@ def chosen(rows: Rows, first: int, steps: int, began: int) -> Numbers:
     few = max(1, min(EARLY, EARLY * FEW_NUMBERS // numbers))
     early = np.arange(first, min(began + few, first + steps))
     picked = np.arange(-first % one_in, steps, one_in)
-    last = [steps - 1] if first == began else []
+    # Of the last span of an execution, too, which may be a short one.
+    last = [steps - 1] if first == began or steps >= one_in else []
     return np.unique(np.concatenate([early - first, picked, last]).astype(np.int64))
 
 
@@ -135,6 +137,7 @@ def moments_of(rows: Rows) -> Moments:
 def read(
     trainer: Trainer,
     execution: Execution,
+    block: Block,
     first: int,
     buffers: Array | None,
     after: Array,
@@ -147,6 +150,7 @@ def read(
     Args:
         trainer: That has just taken it.
         execution: The latest.
+        block: The batches that were served for it.
         first: How many steps came before it.
         buffers: The momentum buffers that the steps before have left.
         after: The module's parameters now.
@@ -161,18 +165,21 @@ def read(
         mine = chosen[(begun <= chosen) & (chosen < begun + n)]
         within = mine - begun + start
         groups = [(slice(None), _all_rows(rows, moments))] if rows.full_batch else None
-        for at, batch in groups or _batches(trainer, rows, span, within):
+        # What was served, and not what the span says that it has taken.
+        served = block.batch + mine
+        for at, batch in groups or _batches(trainer, rows, block.epoch, served):
             steps, numbers = within[at], first + mine[at]
             if not len(steps):
                 continue
             first_of_all = span.start.buffers is None and span.rule.momentum and steps[0] == 0
             parts = [slice(0, 1), slice(1, None)] if first_of_all else [slice(None)]
+            epochs = block.epoch + served[at] // rows.per_epoch
             for part in parts:
                 if len(steps[part]):
                     alone = batch if len(batch[0]) == 1 else tuple(a[part] for a in batch)
                     ends = after if begun + n == execution.steps else None
                     left = buffers if numbers[part][0] == first else None
-                    which = steps[part], numbers[part]
+                    which = steps[part], numbers[part], epochs[part]
                     yield _trace(
                         piece, which, alone, execution.points, first, (left, ends), meant, moments
                     )
@@ -186,13 +193,13 @@ def _all_rows(rows: Rows, moments: Moments | None) -> tuple[Array, ...]:
     return tuple((t if moments else t.to(rows.dtype)).numpy()[None] for t in tensors)
 
 
-def _batches(trainer: Trainer, rows: Rows, span: Any, within: Numbers) -> Iterator[Any]:
-    """Return the batches of some steps over all processes, those of equal size together."""
-    if not len(within):
+def _batches(trainer: Trainer, rows: Rows, epoch: int, batches: Numbers) -> Iterator[Any]:
+    """Return some batches over all processes, those of equal size together."""
+    if not len(batches):
         return
     mine = [
-        (np.arange(len(within))[at], _arrays(rows, Z, weight))
-        for at, Z, weight in rows.of(span.position.epoch, span.position.batch + within)
+        (np.arange(len(batches))[at], _arrays(rows, Z, weight))
+        for at, Z, weight in rows.of(epoch, batches)
     ]
     everyone = gather(trainer, mine)
     for k, (at, _) in enumerate(mine):
@@ -215,7 +222,7 @@ def _vectors(states: Tensor | None) -> Any:
 
 def _trace(
     piece: Piece,
-    which: tuple[Numbers, Numbers],
+    which: tuple[Numbers, Numbers, Numbers],
     batch: tuple[Array, ...],
     points: Any,
     first: int,
@@ -227,7 +234,7 @@ def _trace(
 
     Args:
         piece: The steps of the execution in the span.
-        which: The steps, numbered within the span, and how many came before each.
+        which: The steps, numbered within the span, how many came before each, and their epochs.
         batch: Of the steps.
         points: That were reported.
         first: How many steps came before the execution.
@@ -237,7 +244,7 @@ def _trace(
         moments: Of all rows, where each step takes in many.
     """
     span, stop = piece.span, piece.stop
-    steps, numbers = which
+    steps, numbers, epochs = which
     left, ends = around
     before, buffer = map(_vectors, piece.states(steps))
     after, buffer_after = map(_vectors, piece.states(steps + 1))
@@ -251,7 +258,6 @@ def _trace(
         rounded[-1] = DOUBLE if dtype == torch.float64 else SINGLE
         if ends is not None:
             after[-1] = ends
-    epochs = span.position.epoch + (span.position.batch + steps) // span.rows.per_epoch
     if steps[0] == 0 and left is not None and buffer is not None:
         buffer[0] = left  # which the span should have taken up
     elif steps[0] == 0 and span.start.buffers is None:
@@ -273,7 +279,7 @@ def _trace(
         lrs=np.array(lrs),
         batch=batch,
         summed=SINGLE if span.summed_in == torch.float32 else DOUBLE,
-        composed=0.0 if span.polished else SINGLE,
+        composed=0.0 if span.exact else SINGLE,
         rounded=rounded,
         reported=reported,
         losses=points.losses[at],

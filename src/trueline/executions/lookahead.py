@@ -1,25 +1,15 @@
-"""How many steps a training may take at once: up to whatever is due next, and why not more.
+"""How many steps a training may take at once: up to whatever is due next.
 
 What is due are validations, checkpoints, the limits of epochs and steps, and the ends of epochs
 where a callback waits for them. An execution ends there, so none of them is passed.
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    DeviceStatsMonitor,
-    EarlyStopping,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    ModelSummary,
-    ProgressBar,
-    Timer,
-)
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, Timer
 
-from trueline.data.blocks import BatchLoader
 from trueline.hooks import has_hook
 from trueline.progress import validates_every
 
@@ -27,83 +17,6 @@ MOST_NUMBERS = 2**26
 """Entries of rows an execution takes in: about a fifth of a second's work, so that a progress bar
 moves and Ctrl-C is heard."""
 MOST_STEPS = 2**17
-LARGEST = {"64-true": 1e140, "32-true": 1e15}
-"""Of what is squared and summed in these precisions; in others, steps are taken one by one."""
-TURN = 5_000_000
-"""Operations in the time of one turn of Lightning's loop, half a millisecond."""
-INSIDE_A_STEP = (
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-)
-AFTER_A_STEP = ("on_train_batch_start", "on_train_batch_end")
-WITHOUT_EVERY_STEP = (
-    *(DeviceStatsMonitor, EarlyStopping, LearningRateMonitor),
-    *(ModelCheckpoint, ModelSummary, ProgressBar, Timer),
-)
-"""Lightning's callbacks that do with seeing some of the steps."""
-
-
-def reason_for_single_steps(trainer: Trainer, module: LightningModule, own: type) -> str | None:
-    """Say why the steps of a training are taken one by one, if they are.
-
-    Args:
-        trainer: At the start of its training.
-        module: What it trains.
-        own: The class whose training step is known to be affine.
-    """
-    h: Any = module.hparams
-    asked = h.steps_per_execution
-    if asked == 1:
-        return "--model.steps_per_execution 1"
-    if h.l1:
-        return "an L1 penalty is not affine"
-    if trainer.gradient_clip_val:
-        return "gradient clipping is not affine"
-    schedule = h.schedule or {}
-    if schedule.get("name") == "ReduceLROnPlateau" and schedule.get("interval") == "step":
-        return "the schedule waits for the loss of each step"
-    if trainer.accumulate_grad_batches > 1:
-        return "batches are accumulated"
-    if str(trainer.precision) not in LARGEST:
-        return f"precision {trainer.precision} rounds each step"
-    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-        return f"of {type(trainer.strategy).__name__}"
-    if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]
-        return "the data is loaded anew"
-    loader = trainer.train_dataloader
-    if type(loader) is not BatchLoader or loader.joined is None:
-        return "the data does not come from a RegressionData"
-    if loader.largest > LARGEST[str(trainer.precision)]:
-        return "the data is too large for its squares"
-    if _composing_costs_more(h, loader):
-        return "with so many features, composing them costs more"
-    if type(module) is not own:
-        return f"{type(module).__name__} may do other steps than {own.__name__}"
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if wants := _wants_every_step(callback, asked):
-            return f"{type(callback).__name__} looks into each ({wants})"
-    return None
-
-
-def _composing_costs_more(h: Any, loader: BatchLoader) -> bool:
-    """Count the operations of a step either way."""
-    width = h.n_features + 1 + h.n_targets
-    state = width + (h.n_features + 1) * bool(h.momentum)
-    if loader.batch_size >= len(loader.dataset) and not h.schedule:
-        composed = 40 * state**2  # the powers of one map, applied and refined
-    else:
-        composed = 2 * state**3 + 2 * loader.batch_size * width**2
-    return bool(composed > 4 * loader.batch_size * width * h.n_targets + TURN)
-
-
-def _wants_every_step(callback: Callback, asked: int | Literal["auto"]) -> str | None:
-    """Return the hook for which a callback must see each step, if it has one."""
-    if isinstance(callback, WITHOUT_EVERY_STEP) or getattr(callback, "knows_executions", False):
-        return None
-    hooks = INSIDE_A_STEP if asked != "auto" else (*INSIDE_A_STEP, *AFTER_A_STEP)
-    return next((name for name in hooks if has_hook(callback, name)), None)
 
 
 class Lookahead:

@@ -11,9 +11,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from trueline.data.blocks import Block
 from trueline.errors import RequestError
-from trueline.executions.lookahead import Lookahead, reason_for_single_steps
+from trueline.executions.executor import Executor
+from trueline.executions.lookahead import Lookahead
+from trueline.executions.method import choose
 from trueline.executions.rows import Rows
-from trueline.executions.spans import Execution, Executor, State
+from trueline.executions.spans import Execution, State
 from trueline.progress import advance
 from trueline.recurrence import Rule
 
@@ -47,7 +49,8 @@ class Executions:
         """
         module, trainer = self._module, self._module.trainer
         self.latest = self._executor = None
-        self.reason = reason_for_single_steps(trainer, module, own)
+        method = choose(trainer, module, own)
+        self.reason = method.single_steps
         if self.reason:
             return
         h: Any = module.hparams
@@ -64,7 +67,7 @@ class Executions:
             lambda tensor: _add_up(trainer, tensor),
         )
         rule = Rule(h.momentum, h.dampening, h.nesterov, h.weight_decay, h.l2)
-        self._executor = Executor(rows, rule)
+        self._executor = Executor(rows, rule, method.composed)
         self._executor.load_state_dict(self._saved or {})
         width = loader.joined.shape[1]
         # What takes in all rows at each step looks at them once a span.

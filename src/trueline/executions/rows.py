@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trueline.data.blocks import BatchLoader, Run
-from trueline.recurrence import Workspace, gradient_from_rows, gram, summed_in
+from trueline.recurrence import gradient_from_rows, gram, summed_in
+from trueline.workspace import Workspace
 
 CHUNK = 2**16
 """Rows that are gathered and multiplied at once: they stay in the processor's caches."""
@@ -118,6 +119,28 @@ class Rows:
             together = self.add_up(torch.cat([G.view(n, -1).double(), sizes[:, None]], dim=1))
             G, sizes = together[:, :-1].reshape(G.shape).contiguous(), together[:, -1]
         return G, sizes * self.n_targets
+
+    def one_by_one(
+        self, epoch: int, batches: NDArray[np.int64]
+    ) -> Iterator[tuple[Tensor, Tensor | None, float]]:
+        """Return the rows of each batch, their weights and by what their sum is divided."""
+        n, size = len(self.loader.dataset), self.loader.batch_size
+        at_once = max(1, CHUNK_OF_DOUBLES // size)
+        for first in range(0, len(batches), at_once):
+            some = batches[first : first + at_once]
+            # Of two sizes they come size by size, and are put in order in memory of their own.
+            of_one_size = n % size == 0 or not (some % self.per_epoch == n // size).any()
+            found: list[Any] = [None] * len(some)
+            for at, Z, weight in self.of(epoch, some, self.workspace if of_one_size else None):
+                Z = Z.to(self.dtype).to(self.summed_in)
+                weights, sizes = [None] * len(Z), [float(Z.shape[1])] * len(Z)
+                if weight is not None:
+                    weights = weight.to(self.dtype).to(self.summed_in)
+                    sizes = weights.double().sum(1).tolist()
+                which = np.arange(len(some))[at].tolist()
+                for k, *batch in zip(which, Z, weights, sizes, strict=True):
+                    found[k] = batch
+            yield from ((Z, weight, size * self.n_targets) for Z, weight, size in found)
 
     def _in_parts(self, Z: Tensor, weight: Tensor | None) -> Tensor:
         """Return the moments of batches that are too long to be multiplied at once."""

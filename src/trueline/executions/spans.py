@@ -1,13 +1,8 @@
-"""Runs SGD many steps at a time, in spans whose numbers do not depend on where it is looked at.
+"""Spans, consecutive steps that are taken together, and what is known of their states."""
 
-A span is up to `SPAN` consecutive steps that are composed together. Where it begins and ends is a
-function of the step's number alone, so a training may be stopped, looked at or saved between any
-two steps: it goes on within the span, and comes to the same numbers to the bit. What it needs for
-that is where the span began: its origin.
-"""
-
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,21 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trueline.data.blocks import Block
 from trueline.executions.rows import Everything, Rows
-from trueline.recurrence import Composed, Repeated, Rule, polished, step_maps
+from trueline.recurrence import (
+    Composed,
+    Repeated,
+    Rule,
+    gradient_from_rows,
+    one_by_one,
+    polished,
+    step_maps,
+)
 
-SPAN = 8192
-"""Most steps of a span: enough that a call of torch costs little a step, and few enough that their
-maps stay in the processor's caches."""
-SPAN_BYTES = 2**28
-"""Of the maps of a span and their products, which are as wide as there are parameters."""
-SPAN_ROWS = 2**18
-"""Rows of a span of mini-batches; there are a thousand steps even where these have more."""
-FEW_EPOCHS_SPAN = 1024
-"""Most steps of a span that runs through several epochs, each with an order of rows of its own."""
 Numbers = NDArray[np.int64]
-Lrs = Callable[[int], Tensor]
 
 
 class Position(NamedTuple):
@@ -47,7 +39,7 @@ class State(NamedTuple):
 
 
 class Span:
-    """Consecutive steps that are composed together, from where they begin.
+    """Consecutive steps that are taken together, from where they begin.
 
     Args:
         rows: Of the training.
@@ -56,6 +48,7 @@ class Span:
         start: Parameters and buffers before it, float64.
         lrs: Learning rates, one for each step, float64.
         rule: The update rule.
+        composed: Whether they are composed, or taken one by one.
     """
 
     def __init__(
@@ -66,41 +59,72 @@ class Span:
         start: State,
         lrs: Tensor,
         rule: Rule,
+        composed: bool,
     ) -> None:
         self.rows = rows
         self.position = position
         self.start = start
         self.lrs = lrs
         self.rule = rule
-        origin, buffers = start
-        self.p = len(origin)
+        self.p = len(start.parameters)
+        self._gradient = None
+        if everything is not None:
+            self._gradient, self._loss = everything.at(start.parameters)
+        self.summed_in = torch.float64 if everything is not None else rows.summed_in
+        # In float32 the rounding of the moments is a thousand times that of the composition.
+        self.exact = self.summed_in == torch.float64
+        self._maps: Composed | Repeated | None = None
+        self._states: Tensor | None = None
+        if composed:
+            self._counted_from = start.parameters
+            self._maps, self._delta = self._composed()
+            if self.exact:
+                self._states = polished(self._maps, self._delta)
+        else:
+            self._counted_from = torch.zeros_like(start.parameters)
+            self._states = self._one_by_one()
+
+    def _composed(self) -> tuple[Composed | Repeated, Tensor]:
+        """Return the maps of the steps, and what the first acts on."""
+        rows, lrs, rule, workspace = self.rows, self.lrs, self.rule, self.rows.workspace
+        origin, buffers = self.start
         delta = torch.zeros_like(origin)
         if rule.momentum:
             delta = torch.cat([delta, torch.zeros_like(delta) if buffers is None else buffers])
         first = buffers is None and bool(rule.momentum)
-        self._delta = delta
-        self._maps: Composed | Repeated | None
-        self._gradient = None
-        workspace = rows.workspace
-        if everything is not None:
-            self._gradient, self._loss = everything.at(origin)
+        if self._gradient is not None:
             same = not first and bool((lrs == lrs[0]).all())
             some = lrs[:1] if same else lrs
             one = torch.ones(1, dtype=torch.float64, device=origin.device)
             maps = step_maps(
                 self._gradient[None], one, origin, some, rule, first, workspace=workspace
             )
-            self._maps = Repeated(maps[0], len(lrs)) if same else Composed(maps, workspace)
-        else:
-            batches = position.batch + np.arange(len(lrs))
-            G, sizes = rows.moments(position.epoch, batches)
-            rest: Any = {"moments": True, "workspace": workspace}
-            maps = step_maps(G, 2 / sizes, origin, lrs, rule, first, **rest)
-            self._maps = Composed(maps, workspace)
-        # In float32 the rounding of the moments is a thousand times that of the composition.
-        self.summed_in = torch.float64 if everything is not None else rows.summed_in
-        self.polished = self.summed_in == torch.float64
-        self._states = polished(self._maps, delta) if self.polished else None
+            return Repeated(maps[0], len(lrs)) if same else Composed(maps, workspace), delta
+        G, sizes = rows.moments(self.position.epoch, self._batches)
+        rest: Any = {"moments": True, "workspace": workspace}
+        maps = step_maps(G, 2 / sizes, origin, lrs, rule, first, **rest)
+        return Composed(maps, workspace), delta
+
+    def _one_by_one(self) -> Tensor:
+        """Return the states before each step and after the last, in float64."""
+        origin = self.start.parameters.to(self.summed_in)
+        buffers = None if self.start.buffers is None else self.start.buffers.to(self.summed_in)
+        states = one_by_one(self._gradients(), origin, buffers, self.lrs, self.rule)
+        return states.double()
+
+    def _gradients(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Return the gradient of each step as a function of the parameters."""
+        if (gradient := self._gradient) is not None:
+            origin, p = self.start.parameters, self.p
+            for _ in self.lrs:
+                yield lambda theta: torch.addmm(gradient[:, p:], gradient[:, :p], theta - origin)
+            return
+        for Z, weight, size in self.rows.one_by_one(self.position.epoch, self._batches):
+            yield partial(_mean_gradient, Z, weight, size)
+
+    @property
+    def _batches(self) -> Numbers:
+        return self.position.batch + np.arange(len(self.lrs))
 
     def __len__(self) -> int:
         return len(self.lrs)
@@ -134,7 +158,7 @@ class Span:
                 if len(inner) < len(at):
                     found = torch.cat([found, self._maps.end(self._delta)[None]])
         buffers = found[:, self.p :] if self.rule.momentum else None
-        return self.start.parameters + found[:, : self.p], buffers
+        return self._counted_from + found[:, : self.p], buffers
 
     def losses(self, steps: Numbers, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean squared errors and the gradients of the objective at some steps.
@@ -174,6 +198,10 @@ class Span:
         sums = self.rows.add_up(sums)
         by_parameter, squares, size = sums[:, :-2], sums[:, -2], sums[:, -1] * T
         return squares / size, 2 * by_parameter.view_as(parameters) / size[:, None, None]
+
+
+def _mean_gradient(Z: Tensor, weight: Tensor | None, size: float, theta: Tensor) -> Tensor:
+    return gradient_from_rows(Z, theta, weight)[0].div_(size)
 
 
 @dataclass
@@ -260,140 +288,3 @@ class Execution:
             if len(mine):
                 yield piece, mine - before + piece.first
             before += n
-
-
-class Executor:
-    """Takes the steps of a training, many at once.
-
-    Args:
-        rows: Of the training.
-        rule: The update rule.
-    """
-
-    def __init__(self, rows: Rows, rule: Rule) -> None:
-        self.rows = rows
-        self.rule = rule
-        self._everything: Everything | None = None
-        self._span: Span | None = None
-        self._left: tuple[Position, State] | None = None
-        self._saved: Mapping[str, Any] | None = None
-
-    def run(self, block: Block, state: State, lrs: Lrs, kept: Numbers) -> Execution:
-        """Take the steps of a block, one for each of its batches.
-
-        Args:
-            block: Of batches.
-            state: Before the first of them.
-            lrs: Returns the learning rates of so many steps from there on.
-            kept: Steps before which the state is to be known, from 0 to their number, ascending.
-        """
-        if self.rows.full_batch and self._everything is None:
-            self._everything = Everything(self.rows)
-        position, left, taken = Position(block.epoch, block.batch), block.batches, 0
-        pieces = []
-        while left:
-            span, at = self._span_from(position, state, lrs, taken)
-            stop = min(at + left, len(span))
-            mine = kept[(taken <= kept) & (kept <= taken + stop - at)] - taken + at
-            pieces.append(Piece(span, at, stop, mine, *span.states(mine)))
-            left -= stop - at
-            taken += stop - at
-            # By itself: its last bit must not depend on what else is asked for.
-            state = self._rounded(span, stop)
-            position = self._after(position, stop - at)
-            self._span, self._left = span, (position, state)
-        return Execution(pieces, taken, state)
-
-    def _rounded(self, span: Span, step: int) -> State:
-        """Return the state before a step in the precision of the training."""
-        found = span.states(np.array([step]))
-        return State(*(None if t is None else t[0].to(self.rows.dtype) for t in found))  # type: ignore[arg-type]
-
-    def _after(self, position: Position, steps: int) -> Position:
-        epochs, batch = divmod(position.batch + steps, self.rows.per_epoch)
-        return Position(position.epoch + epochs, batch)
-
-    def _steps_to_grid(self, position: Position) -> int:
-        """Return how many steps are left of the span that a position lies in."""
-        per_epoch = self.rows.per_epoch
-        width = self.rows.Z.shape[1] + bool(self.rule.momentum) * (
-            self.rows.Z.shape[1] - self.rows.n_targets
-        )
-        room = max(16, SPAN_BYTES // (24 * width**2))
-        most = min(room, SPAN if self.rows.full_batch else FEW_EPOCHS_SPAN)
-        epochs = max(1, most // per_epoch)
-        if epochs > 1:
-            return (epochs - position.epoch % epochs) * per_epoch - position.batch
-        span = max(FEW_EPOCHS_SPAN, min(SPAN, SPAN_ROWS // self.rows.loader.batch_size))
-        span = min(span, room)
-        return min(span - position.batch % span, per_epoch - position.batch)
-
-    def _span_from(
-        self, position: Position, state: State, lrs: Lrs, taken: int
-    ) -> tuple[Span, int]:
-        """Return the span that holds a step, and the step's number in it."""
-        steps = self._steps_to_grid(position)
-        expected = lrs(taken + steps)[taken:]
-        if self._saved is not None:
-            self._take_up(self._saved, position, state, expected)
-            self._saved = None
-        span = self._span
-        if span is not None and self._left is not None and self._left[0] == position:
-            at = len(span) - steps
-            same = _equal(self._left[1], state) and torch.equal(span.lrs[at:], expected)
-            if 0 < steps < len(span) and same:
-                return span, at
-        if span is not None:
-            span.close()
-        start = State(*(None if t is None else t.double() for t in state))  # type: ignore[arg-type]
-        return Span(self.rows, self._everything, position, start, expected, self.rule), 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the span at hand began, for a training that goes on inside it."""
-        span = self._span
-        if span is None or self._left is None or self._steps_to_grid(self._left[0]) >= len(span):
-            return {}
-        return {
-            "epoch": span.position.epoch,
-            "batch": span.position.batch,
-            "parameters": span.start.parameters,
-            "buffers": span.start.buffers,
-            "lrs": span.lrs,
-            "rule": list(span.rule),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on within the span of a checkpoint, if its steps are still the same."""
-        self._saved = state or None
-
-    def _take_up(
-        self, saved: Mapping[str, Any], position: Position, state: State, lrs: Tensor
-    ) -> None:
-        """Compose a saved span anew; leave it where it does not lead to where the training is."""
-        began = Position(saved["epoch"], saved["batch"])
-        at = len(saved["lrs"]) - len(lrs)
-        device = state.parameters.device
-        start = State(saved["parameters"].to(device), saved["buffers"])
-        if start.buffers is not None:
-            start = start._replace(buffers=start.buffers.to(device))
-        fits = (
-            at > 0
-            and list(self.rule) == list(saved["rule"])
-            and torch.equal(saved["lrs"][at:], lrs.cpu())
-            and self._steps_to_grid(began) == len(saved["lrs"])
-            and start.parameters.shape == state.parameters.shape
-        )
-        if not fits:
-            return
-        span = Span(self.rows, self._everything, began, start, saved["lrs"].to(device), self.rule)
-        if _equal(self._rounded(span, at), state):
-            self._span, self._left = span, (position, state)
-
-
-def _equal(one: State, other: State) -> bool:
-    """Return whether two states are the same to the bit."""
-    if (one.buffers is None) != (other.buffers is None):
-        return False
-    return torch.equal(one.parameters, other.parameters) and (
-        one.buffers is None or torch.equal(one.buffers, other.buffers)  # type: ignore[arg-type]
-    )
