@@ -19,7 +19,7 @@ from lightning.pytorch.cli import (
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from trueline.checkpoints import loading
+from trueline.checkpoints import loading, reading, resuming
 from trueline.checkpoints.kept_options import keep, recall
 from trueline.checkpoints.saving import Checkpoints
 from trueline.checkpoints.whole_files import WholeCheckpoints
@@ -308,7 +308,7 @@ class TruelineCLI(LightningCLI):
                 callback.check_settings(self.trainer)
         if self.checkpoint_path:
             state = self.checkpoint, self.trainer, self.datamodule
-            loading.check_resumable(self.checkpoint_path, *state)
+            resuming.check_resumable(self.checkpoint_path, *state)
             try:
                 self.model.check_schedule(self.checkpoint["hyper_parameters"])
             except ValueError as error:
@@ -344,9 +344,9 @@ class TruelineCLI(LightningCLI):
             return None
         asked = self.options.get("ckpt_path")
         if asked is None and self.subcommand != "fit":
-            asked = loading.LAST
-        if asked == loading.LAST:
-            return loading.find_last(self.runs)
+            asked = reading.LAST
+        if asked == reading.LAST:
+            return reading.find_last(self.runs)
         return None if asked is None else str(asked)
 
 

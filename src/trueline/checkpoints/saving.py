@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from trueline.checkpoints.loading import LAST_NAME
+from trueline.checkpoints.reading import LAST_NAME
 from trueline.checkpoints.whole_files import link_whole
 from trueline.errors import CheckFailed
 from trueline.hooks import FewHooks

@@ -10,7 +10,7 @@ from typing import IO, Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from trueline.checkpoints.loading import read
+from trueline.checkpoints.reading import read
 
 PARTIAL = ".partial"
 """What is put behind a name until the file is whole."""
