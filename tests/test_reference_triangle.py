@@ -8,7 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from trueline.reference import mean_squared_error, predict
-from trueline.reference.triangle import ROWS_AT_ONCE, Line, triangle
+from trueline.reference.factored_rows import ROWS_AT_ONCE
+from trueline.reference.triangle import Line, triangle
 
 
 def problem(n: int, p: int = 3, targets: int = 2) -> tuple[Any, Any, Any]:

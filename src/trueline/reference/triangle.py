@@ -14,15 +14,18 @@ References:
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trueline.reference.factored_rows import Columns, FactoredRows, check_same
+
 Array = NDArray[np.float64]
 
-ROWS_AT_ONCE = 2**12
-"""So that they stay in the processor's caches; there are four times as many as columns at least."""
+Block = tuple[ArrayLike, ArrayLike | None, ArrayLike | None]
+"""Some of the rows: X, y and their weights, as `triangle` takes them."""
 
 
 class Line(NamedTuple):
@@ -47,6 +50,7 @@ class Triangle(NamedTuple):
         rows: The sum of their weights; their number where they have none.
         n_targets: Columns of y, ≥ 1.
         single: Whether y had one axis, and the parameters have.
+        log_weights: The sum of the logarithms of their weights; 0 where they have none.
 
     Example:
         >>> t = triangle(np.array([[1.0], [2.0], [3.0]]), np.array([5.0, 7.0, 9.0]))
@@ -61,6 +65,7 @@ class Triangle(NamedTuple):
     rows: float
     n_targets: int
     single: bool
+    log_weights: float = 0.0
 
     @property
     def columns(self) -> int:
@@ -173,28 +178,40 @@ def triangle(
         y: Targets, shape (n_samples,) or (n_samples, n_targets); zeros unless given.
         sample_weight: How much each row counts, shape (n_samples,), > 0; alike unless given.
     """
-    X = np.asarray(X)
-    n_samples, n_features = X.shape
-    y = np.zeros(n_samples) if y is None else np.asarray(y)
-    targets = y.reshape(n_samples, -1)
-    w = None if sample_weight is None else np.asarray(sample_weight)
-    width = 1 + n_features + targets.shape[1]
-    at_once = max(ROWS_AT_ONCE, 4 * width)
-    some = np.column_stack([X[:at_once], targets[:at_once]]).astype(np.float64)
-    center = np.partition(some, len(some) // 2, axis=0)[len(some) // 2]
-    # Above the rows at hand stands the triangle of those before.
-    Z = np.zeros((width + min(at_once, n_samples), width))
-    for first in range(0, n_samples, at_once):
-        part = slice(first, min(first + at_once, n_samples))
-        rows = Z[width : width + part.stop - first]
-        rows[:, 0], rows[:, 1 : n_features + 1], rows[:, n_features + 1 :] = (
-            1,
-            X[part],
-            targets[part],
-        )
-        rows[:, 1:] -= center
-        if w is not None:
-            rows *= np.sqrt(w[part], dtype=np.float64)[:, None]
-        Z[:width] = np.linalg.qr(Z[: width + len(rows)], mode="r")
-    total = n_samples if w is None else float(np.sum(w, dtype=np.float64))
-    return Triangle(Z[:width].copy(), center, n_samples, total, targets.shape[1], y.ndim == 1)
+    return triangle_of([(X, y, sample_weight)])
+
+
+def triangle_of(blocks: Iterable[Block]) -> Triangle:
+    """Factor rows that come some at a time: the same, to the bit, as of all at once.
+
+    Raises:
+        ValueError: When there are no rows, or some with other columns.
+    """
+    rows = FactoredRows()
+    for X, y, sample_weight in blocks:
+        rows.add(X, y, sample_weight)
+    R, center = rows.factored()
+    _, n_targets, single = rows.columns
+    return Triangle(R, center, rows.n_samples, rows.weights, n_targets, single, rows.log_weights)
+
+
+def merged(one: Triangle, other: Triangle) -> Triangle:
+    """Return the triangle of the rows of both, such as two files or two processes have.
+
+    One is written about the other's center first, `[1, x − c] = [1, x − c′]` with `c′ − c` times
+    the column of ones added to the rest, which changes the first row of R alone.
+
+    Raises:
+        ValueError: When they have different columns.
+    """
+    check_same(*(Columns(t.columns - 1, t.n_targets, t.single) for t in (one, other)))
+    if one.n_samples < other.n_samples:
+        one, other = other, one
+    moved = other.R.copy()
+    moved[0, 1:] += moved[0, 0] * (other.center - one.center)
+    return one._replace(
+        R=np.asarray(np.linalg.qr(np.concatenate([one.R, moved]), mode="r")),
+        n_samples=one.n_samples + other.n_samples,
+        rows=one.rows + other.rows,
+        log_weights=one.log_weights + other.log_weights,
+    )
