@@ -5,13 +5,12 @@ arithmetic, a gradient that must be zero at a minimum, and trainings just below 
 limit.
 """
 
-import json
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from certified import certified, digits
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression, Ridge
@@ -23,21 +22,6 @@ from trueline.reference.solve import (
     least_squares,
     simple_regression,
 )
-
-DATA = Path(__file__).parent / "data"
-
-
-def certified(name: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    contents = json.loads((DATA / f"{name}.json").read_text("utf-8"))
-    rows = np.array(contents["rows"])
-    return rows[:, :-1], rows[:, -1], contents
-
-
-def digits(found: Any, expected: Any) -> float:
-    """Count the decimal digits that agree, of the entry where they are fewest."""
-    found, expected = np.atleast_1d(found), np.atleast_1d(expected)
-    with np.errstate(divide="ignore"):
-        return float(np.min(-np.log10(np.abs(found - expected) / np.abs(expected))))
 
 
 def random_problem(n_samples: int, n_features: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
 """The judge: linear regression by SGD in NumPy, with hand-written gradients.
 
 This package imports NumPy and nothing else, of ours or of others, so that it shares no code with
-what it judges. Read `linear`, `sgd`, `clipping`, `train`, `rounding`, `triangle`,
-`solve`, in that order.
+what it judges. Read `linear`, `sgd`, `clipping`, `train`, `rounding`,
+`factored_rows`, `triangle`, `solve`, in that order.
 
 Shapes used throughout: `X` (n_samples, n_features), `y` (n_samples,) or (n_samples, n_targets),
 `weight` (n_features,) or (n_features, n_targets), `bias` () or (n_targets,).

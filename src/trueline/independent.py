@@ -1,0 +1,147 @@
+"""The columns of `[1, x]` that depend on none before them; of the others, rounding is left.
+
+As R does, the later one of dependent columns is left out. How small a remainder is rounding alone
+follows from the numbers that it is the difference of, not from a fixed share of the column: a
+polynomial of degree 10, whose columns agree to nine digits, is solved.
+
+References:
+    Golub & Van Loan, "Matrix Computations" (2013), section 5.4: the staircase of a QR factorisation
+    where columns depend on earlier ones.
+"""
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trueline.reference.triangle import Triangle
+
+Array = NDArray[np.float64]
+
+DOUBTFUL = 1e-3
+"""Remainders below this share of their column are held against the rounding. Those above, which
+only columns with fewer than three digits of their own could make doubtful, spare the time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Independent:
+    """The least-squares problem `‖R·θ − y‖` of the columns kept.
+
+    Args:
+        kept: Which columns of `[1, x]`, 0 for the intercept, which always is.
+        R: Upper triangular, of the columns about their center, shape (rank, rank).
+        y: Targets in the same coordinates, shape (rank, n_targets).
+        center: Of the columns kept, 0 for the intercept, shape (rank,).
+        residual: Lengths of the residuals, shape (n_targets,).
+        exact: Whether they are rounding alone, shape (n_targets,).
+    """
+
+    kept: list[int]
+    R: Array
+    y: Array
+    center: Array
+    residual: Array
+    exact: NDArray[np.bool_]
+
+    @functools.cached_property
+    def parameters(self) -> Array:
+        """Intercept and weights kept, for y about its center; shape (rank, n_targets)."""
+        return self._back(solve_triangular(self.R, self.y))
+
+    @functools.cached_property
+    def errors(self) -> Array:
+        """Standard errors of the parameters, as multiples of σ; shape (rank,)."""
+        return np.asarray(np.linalg.norm(self._inverse, axis=1))
+
+    @property
+    def condition_number(self) -> float:
+        """Of the columns kept of `[1, x]`, each scaled to length 1.
+
+        It is `‖A‖·‖A⁻¹‖`, with A⁻¹ from the centered columns: far from zero, those of A agree in
+        digits that an SVD would lose.
+        """
+        A = self.R + np.outer(self.R[:, 0], self.center)
+        length = np.linalg.norm(A, axis=0)
+        inverse = self._inverse * length[:, None]
+        return float(np.linalg.norm(A / length, 2) * np.linalg.norm(inverse, 2))
+
+    @functools.cached_property
+    def _inverse(self) -> Array:
+        return self._back(solve_triangular(self.R, np.eye(len(self.R))))
+
+    def _back(self, theta: Array) -> Array:
+        """Turn parameters about the center into those of `[1, x]`; the weights are the same."""
+        plain = theta.copy()
+        plain[0] -= self.center @ theta
+        return plain
+
+
+def solve_triangular(R: Array, y: ArrayLike, transposed: bool = False) -> Array:
+    """Solve `R·θ = y`, or `Rᵀ·θ = y`, by substitution."""
+    from scipy import linalg
+
+    return np.asarray(linalg.solve_triangular(R, y, trans="T" if transposed else "N"))
+
+
+def independent(rows: Triangle) -> Independent:
+    """Leave out the columns that depend on earlier ones.
+
+    Raises:
+        ValueError: When the rows are not finite.
+
+    Example:
+        >>> from trueline.reference.triangle import triangle
+        >>> x = np.arange(5.0)
+        >>> independent(triangle(np.column_stack([x, 2 * x + 1, x**2]), x)).kept
+        [0, 1, 3]
+    """
+    if not np.isfinite(rows.R).all():
+        raise ValueError(
+            "expected finite rows; found nan or inf in their triangle; remove such rows, or scale "
+            "columns whose squares are beyond float64"
+        )
+    A, p = rows.R.copy(), rows.columns
+    rounding = _Rounding(rows)
+    kept: list[int] = []
+    for j in range(p):
+        k = len(kept)
+        left = A[k : j + 1, j]
+        length = np.linalg.norm(left)
+        if k and rounding.explains(float(length), A, kept, j):
+            continue
+        if j > k:  # a column was left out, and this one reaches below the diagonal
+            mirror = left.copy()
+            mirror[0] += math.copysign(length, left[0])
+            below = A[k : j + 1, j:]
+            below -= np.outer(mirror, 2 / (mirror @ mirror) * (mirror @ below))
+        kept.append(j)
+    rank = len(kept)
+    residual = np.linalg.norm(A[rank:, p:], axis=0)
+    exact = [rounding.explains(r, A, kept, p + t) for t, r in enumerate(residual.tolist())]
+    center = np.array([0.0, *rows.center])[kept]
+    return Independent(
+        kept, A[:rank, kept], A[:rank, p:], center, np.asarray(residual), np.array(exact)
+    )
+
+
+class _Rounding:
+    """How large a remainder the rounding of numbers and of their factorisation leaves."""
+
+    def __init__(self, rows: Triangle) -> None:
+        eps = np.finfo(np.float64).eps
+        sizes = np.linalg.norm(rows.R, axis=0)
+        # A number may have come by a few operations, each rounded to half an eps of its size.
+        numbers = 4 * math.sqrt(rows.rows) * np.abs([0.0, *rows.center])
+        # Rounding errors of a sum of n terms grow with its root (Higham & Mary 2019).
+        self._of_column = eps * ((8 + math.sqrt(rows.n_samples)) * sizes + numbers)
+        self._doubtful = DOUBTFUL * (sizes + numbers)
+
+    def explains(self, length: float, A: Array, kept: list[int], j: int) -> bool:
+        """Say whether a remainder of column j, less its share of those kept, is rounding."""
+        if length > self._doubtful[j]:
+            return False
+        k = len(kept)
+        share = np.abs(solve_triangular(A[:k, kept], A[:k, j]))
+        return bool(length <= self._of_column[j] + share @ self._of_column[kept])

@@ -1,0 +1,91 @@
+"""The summary of a line as text: a table for a terminal, and Markdown for TensorBoard."""
+
+import textwrap
+from typing import Any
+
+LINES_OF_COEFFICIENTS = 12
+"""The table shows so many; with the other facts it stays on a screen."""
+WIDEST_NAME = 22
+"""Beside six numbers of 12 characters and the spaces between, a line is then 100 long."""
+SMALLEST_P = 2.2e-16
+"""Below it R shows `< 2e-16`: float64's eps."""
+
+
+def table(summary: dict[str, Any]) -> list[str]:
+    """Lay out the entries of a `Summary` in lines of at most 100 characters."""
+    shown = summary["coefficients"][:LINES_OF_COEFFICIENTS]
+    width = max(len(_cut(name)) for name in [summary["target"], *(c["name"] for c in shown)])
+    lines = [
+        f"{_cut(name):<{width}}" + "".join(f" {entry:>12}" for entry in entries)
+        for name, *entries in [_heads(summary), *map(_entries, shown)]
+    ]
+    if more := len(summary["coefficients"]) - len(shown):
+        lines.append(f"… and {more:,} more in result.json")
+    return [*lines, "", *_wrapped(_facts(summary))]
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """Lay out the entries of a `Summary` as a table in Markdown, and what follows as a list."""
+    rows = [_heads(summary), *map(_entries, summary["coefficients"])]
+    escaped = [[entry.replace("|", r"\|") for entry in row] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in escaped]
+    lines.insert(1, "|:--" + "|--:" * (len(rows[0]) - 1) + "|")
+    return "\n".join([*lines, "", *(f"- {fact}" for fact in _facts(summary))])
+
+
+def _heads(summary: dict[str, Any]) -> list[str]:
+    level = f"{100 * summary['level']:g} %"
+    return [
+        summary["target"],
+        "value",
+        "std error",
+        "t",
+        "p > |t|",
+        f"{level} low",
+        f"{level} high",
+    ]
+
+
+def _entries(coefficient: dict[str, Any]) -> list[str]:
+    c = coefficient
+    texts = [_number(c[name]) for name in ("value", "std_error", "t")]
+    return [c["name"], *texts, _p(c["p"]), _number(c["low"]), _number(c["high"])]
+
+
+def _facts(s: dict[str, Any]) -> list[str]:
+    """Say the rest in a few lines, without what is not defined."""
+    facts = [f"{s['n_samples']:,} rows, {s['degrees_of_freedom']:,} degrees of freedom"]
+    if s["residual_std_error"] is not None:
+        facts[0] += f", residual standard error {_number(s['residual_std_error'])}"
+    if s["r2"] is not None:
+        adjusted = "" if s["adj_r2"] is None else f", adjusted {_number(s['adj_r2'])}"
+        facts.append(f"R² {_number(s['r2'])}{adjusted}")
+    if s["f"] is not None:
+        of, on = s["f_df"]
+        p = _p(s["f_p"])
+        p = p if p.startswith("<") else f"= {p}"
+        facts.append(f"F {_number(s['f'])} on {of:,} and {on:,} degrees of freedom, p {p}")
+    if s["log_likelihood"] is not None:
+        named = {"log-likelihood": "log_likelihood", "AIC": "aic", "BIC": "bic"}
+        facts.append(", ".join(f"{name} {_number(s[entry])}" for name, entry in named.items()))
+    if s["condition_number"] is not None:
+        facts.append(f"condition number {_number(s['condition_number'])}, columns of length 1")
+    return facts + [f"note: {note}" for note in s["notes"]]
+
+
+def _wrapped(facts: list[str]) -> list[str]:
+    return [line for fact in facts for line in textwrap.wrap(fact, 100, subsequent_indent="  ")]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "< 2e-16" if value < SMALLEST_P else f"{value:.3g}"
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= WIDEST_NAME else name[: WIDEST_NAME - 1] + "…"
