@@ -14,7 +14,7 @@ from trueline.data import RegressionData
 from trueline.errors import CheckFailed
 from trueline.hooks import FewHooks
 from trueline.reference.solve import stable_lr
-from trueline.reference.triangle import Triangle, triangle
+from trueline.reference.triangle import Triangle
 
 
 class StopWhenNotFinite(FewHooks):
@@ -39,12 +39,6 @@ class StopWhenNotFinite(FewHooks):
                 raise CheckFailed(_message(trainer, pl_module, trainer.global_step, name, value))
 
 
-def rows_of(data: RegressionData) -> Triangle:
-    """Return all rows of `data` as their triangle."""
-    weights = None if data.sample_weight is None else data.sample_weight.numpy()
-    return triangle(data.X.numpy(), data.y.numpy(), weights)
-
-
 @np.errstate(over="ignore", invalid="ignore")
 def stable_limit(rows: Triangle, hyperparameters: Mapping[str, Any]) -> float:
     """Return the largest stable learning rate for all rows and the hyperparameters it depends on.
@@ -66,7 +60,7 @@ def _message(
     h: Any = pl_module.hparams
     if not isinstance(data, RegressionData) or "lr" not in h:
         return f"{message}; lower the learning rate"
-    limit = stable_limit(rows_of(data), h)
+    limit = stable_limit(data.trained_on, h)
     if not limit:
         return f"{message}; the data is too large for its squares; scale it"
     if h.lr < limit:

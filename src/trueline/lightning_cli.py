@@ -24,6 +24,7 @@ from trueline.checkpoints.kept_options import keep, recall
 from trueline.checkpoints.saving import Checkpoints
 from trueline.checkpoints.whole_files import WholeCheckpoints
 from trueline.crosscheck import CrossCheck
+from trueline.data.learned import SAVED_AS
 from trueline.divergence import StopWhenNotFinite
 from trueline.errors import CheckFailed, RequestError
 from trueline.hooks import FewHooks
@@ -31,7 +32,8 @@ from trueline.module import LinearRegression
 from trueline.option_errors import check_configs, check_counts, one_line, with_remedy
 from trueline.predictions import PredictionWriter
 from trueline.progress_bar import TrainingBar
-from trueline.report import Report, print_start
+from trueline.report import Report
+from trueline.result_table import print_start
 from trueline.run_folder import open_folder
 from trueline.tensorboard import RunLogger, Scalars
 
@@ -138,6 +140,8 @@ class TruelineCLI(LightningCLI):
             help="Whether the reference also trains on its own, with a bound on how far apart the "
             "two may come.",
         )
+        if (parser.usage or "").startswith(f"{self.prog} predict "):
+            parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
         self.parsers.append(parser)
@@ -183,6 +187,8 @@ class TruelineCLI(LightningCLI):
                 defaults[name] = value
             elif name.removeprefix("data.") in data:
                 of_data[name.removeprefix("data.")] = value
+        if "like" in data and SAVED_AS in self.checkpoint:
+            of_data["like"] = self.checkpoint_path
         defaults["data"] = {"class_path": self.options.data.class_path, "init_args": of_data}
         self._set_defaults(defaults)
 
@@ -268,9 +274,11 @@ class TruelineCLI(LightningCLI):
         """Return what every run gets; a bar of the user's own replaces ours."""
         options = self.options.trainer
         own_bar = any(isinstance(c, ProgressBar) for c in given)
-        bar = [TrainingBar()] if options.enable_progress_bar is not False and not own_bar else []
+        bar: list[Callback] = (
+            [TrainingBar()] if options.enable_progress_bar is not False and not own_bar else []
+        )
         if self.subcommand == "predict":
-            return [PredictionWriter(), *bar]
+            return bar  # and the PredictionWriter that Lightning adds
         # Each callback, used or not, costs a step 3 % of its time in Lightning: none to spare.
         mine: list[Callback] = [StopWhenNotFinite(), Scalars(), Report()]
         if self.options.crosscheck not in ("off", False):

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from trueline.data import DummyData
+from trueline.data import DummyData, SyntheticData, TableData
 from trueline.errors import RequestError
 
 COUNTS = {
@@ -62,7 +62,8 @@ def with_remedy(message: str, known: Collection[str], command: str) -> str:
         >>> with_remedy("unrecognized arguments: --model.lrr 1", ["model.lr"], "fit")
         'unrecognized arguments: --model.lrr 1; did you mean --model.lr?'
     """
-    data = [f"data.{name}" for name in inspect.signature(DummyData).parameters]
+    classes = DummyData, SyntheticData, TableData
+    data = {f"data.{name}" for kind in classes for name in inspect.signature(kind).parameters}
     typed = re.search(r"arguments: --([\w.]+)|option '([\w.]+)'|Option '(\w+)'", message)
     if typed:
         name = typed[1] or typed[2] or f"data.{typed[3]}"

@@ -1,38 +1,83 @@
-"""Writes predictions beside their inputs, as CSV."""
+"""Writes predictions beside what they were made from, as CSV or Parquet."""
 
 import csv
+import io
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
 
+from trueline.data import TableData
 from trueline.errors import RequestError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = (".csv", ".parquet")
 
 
 class PredictionWriter(Callback):
-    """Writes `predictions.csv` into the log directory, batch by batch.
+    """Writes predictions into a file, batch by batch.
 
-    The columns are the features, `X` or `X_0`, `X_1` and so on, and `prediction`, or for several
-    targets `prediction_0`, `prediction_1` and so on.
+    Beside `prediction`, or for several targets `prediction_` and each name, there are the features;
+    of a table all of its columns, or those that are asked for.
+
+    Args:
+        path: Of the file, .csv or .parquet; predictions.csv in the log directory unless given.
+        keys: Columns of the table to copy, separated by commas; all unless given.
+        intervals: Which intervals to add, as `confidence_low` and `_high`, of the mean at such a
+            row, and `prediction_low` and `_high`, of a new row. They are those of least squares.
+        level: That the intervals hold, above 0 and below 1.
     """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        keys: str | list[str] | None = None,
+        intervals: Literal["none", "confidence", "prediction", "both"] = "none",
+        level: float = 0.95,
+    ) -> None:
+        if path is not None and Path(path).suffix not in SUFFIXES:
+            raise RequestError(
+                f"--predictions.path: expected a name that ends in {' or '.join(SUFFIXES)}; found "
+                f"{path}"
+            )
+        if not 0 < level < 1:
+            raise RequestError(
+                f"--predictions.level: expected above 0 and below 1, such as 0.95; found {level}"
+            )
+        self._asked = path
+        self.keys = keys.split(",") if isinstance(keys, str) else keys
+        self.intervals = intervals
+        self.level = level
+        self._file: IO[bytes] | None = None
+        self._parquet: Any = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the file, in the first process alone: it has all rows."""
-        self._file: IO[str] | None = None
+        data = getattr(trainer, "datamodule", None)
+        self._inputs = _Inputs(data, self.keys)
+        if self.intervals != "none" and not isinstance(data, TableData):
+            raise RequestError(
+                "--predictions.intervals: expected a TableData, whose training rows the checkpoint "
+                f"knows; found {type(data).__name__}; leave it out"
+            )
         # All processes ask for the directory, since the first one tells it to the others.
-        self.path = Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
+        log_dir = trainer.log_dir or trainer.default_root_dir
+        self.path = Path(self._asked or Path(log_dir) / "predictions.csv")
         if not trainer.is_global_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # "x": a file of an earlier run is not overwritten.
         try:
-            self._file = self.path.open("x", newline="", encoding="utf-8")
+            self._file = self.path.open("xb")
         except FileExistsError as error:
             raise RequestError(
                 f"expected no file {self.path} yet, found one; move it, or predict with a logger, "
                 "which gives each run a directory"
             ) from error
-        self._rows = csv.writer(self._file, lineterminator="\n")
         self._header_due = True
 
     def on_predict_batch_end(
@@ -47,19 +92,109 @@ class PredictionWriter(Callback):
         """Write one batch."""
         if self._file is None:
             return
-        X, predictions = batch[0].tolist(), outputs.reshape(len(outputs), -1).tolist()
+        data: Any = getattr(trainer, "datamodule", None)
+        X, found = (t.cpu().numpy() for t in (batch[0], outputs))
+        columns = self._inputs.take(X)
+        found = found.reshape(len(found), -1)
+        names = getattr(data, "target_names", None) or list(map(str, range(found.shape[1])))
+        for t, name in enumerate(names):
+            end = f"_{name}" if found.shape[1] > 1 else ""
+            columns[f"prediction{end}"] = found[:, t]
+            for label, half in self._half_widths(data, X, t):
+                columns[f"{label}_low{end}"] = found[:, t] - half
+                columns[f"{label}_high{end}"] = found[:, t] + half
+        self._write(columns)
+
+    def _half_widths(self, data: Any, X: NDArray[Any], target: int) -> Any:
+        """Return by how much the intervals that are asked for go up and down."""
+        if self.intervals == "none":
+            return []
+        from trueline.intervals import intervals
+
+        rows, scaling = data.learned.rows, data.learned.scaling
+        rows = rows if scaling is None else scaling.rows(rows)
+        mean, low, _, prediction_low, _ = (
+            a.reshape(len(X), -1)[:, target] for a in intervals(rows, X, self.level)
+        )
+        found = {"confidence": mean - low, "prediction": mean - prediction_low}
+        return [(n, half) for n, half in found.items() if self.intervals in (n, "both")]
+
+    def _write(self, columns: "dict[str, Any]") -> None:
+        import pyarrow as pa
+        from pyarrow import csv as arrow_csv
+        from pyarrow import parquet
+
+        batch = pa.RecordBatch.from_pydict(columns)
+        if self.path.suffix == ".parquet":
+            if self._parquet is None:
+                self._parquet = parquet.ParquetWriter(self._file, batch.schema)
+            self._parquet.write_batch(batch)
+            return
+        assert self._file is not None
         if self._header_due:
-            self._rows.writerow([*_names("X", X[0]), *_names("prediction", predictions[0])])
+            header = io.StringIO()  # quoted only where it must be, unlike Arrow's own
+            csv.writer(header, lineterminator="\n").writerow(columns)
+            self._file.write(header.getvalue().encode())
             self._header_due = False
-        self._rows.writerows([*x, *p] for x, p in zip(X, predictions, strict=True))
+        arrow_csv.write_csv(batch, self._file, arrow_csv.WriteOptions(include_header=False))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the file and say where it is."""
         if self._file is not None:
+            if self._parquet is not None:
+                self._parquet.close()
             self._file.close()
             print(f"predictions written to {self.path}")
 
 
-def _names(name: str, row: list[float]) -> list[str]:
-    """Name the columns of one array: by its name where there is one, else numbered."""
-    return [name] if len(row) == 1 else [f"{name}_{j}" for j in range(len(row))]
+class _Inputs:
+    """What is written beside predictions, batch by batch.
+
+    Args:
+        data: What predictions are made from.
+        keys: Columns of a table; None for all.
+    """
+
+    def __init__(self, data: Any, keys: list[str] | None) -> None:
+        self._data = data
+        if not isinstance(data, TableData):
+            if keys is not None:
+                raise RequestError(
+                    "--predictions.keys: expected a TableData, found "
+                    f"{type(data).__name__}; leave it out"
+                )
+            return
+        self._keys = list(data.table.names) if keys is None else keys
+        if clash := [key for key in self._keys if key.startswith("prediction")]:
+            raise RequestError(
+                f"--predictions.keys: expected no column named as predictions are, found "
+                f"{', '.join(clash)}; give the columns to copy"
+            )
+        if unknown := [key for key in self._keys if key not in data.table.names]:
+            raise RequestError(
+                f"--predictions.keys: expected columns of {data.table.path}, found "
+                f"{', '.join(unknown)}; it has {', '.join(data.table.names)}"
+            )
+        self._batches = data.table.batches(self._keys)
+        self._read: Any = None
+        self._first = self._begun = 0
+
+    def take(self, X: NDArray[Any]) -> "dict[str, pa.Array | NDArray[Any]]":
+        """Return the columns for the next rows."""
+        if isinstance(self._data, TableData):
+            first, self._first = self._first, self._first + len(X)
+            return self._of_table(self._data.numbers(first, self._first))
+        names = ["X"] if X.shape[1] == 1 else [f"X_{j}" for j in range(X.shape[1])]
+        return {name: np.ascontiguousarray(X[:, j]) for j, name in enumerate(names)}
+
+    def _of_table(self, numbers: NDArray[np.int64]) -> dict[str, Any]:
+        """Return the keys of some rows of the table, which come after those asked for before."""
+        import pyarrow as pa
+
+        parts = [] if self._read is None else [self._read.slice(numbers[0] - self._begun)]
+        self._begun = int(numbers[0])
+        while sum(map(len, parts)) <= numbers[-1] - self._begun:
+            parts.append(pa.Table.from_batches([next(self._batches).columns]))
+        self._read = pa.concat_tables(parts)
+        rows = self._read.take(numbers - self._begun).combine_chunks()
+        return {name: rows.column(name).chunk(0) for name in self._keys}

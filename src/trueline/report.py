@@ -16,20 +16,20 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
 import trueline
-from trueline import tensorboard
+from trueline import summary_text, tensorboard
 from trueline.checkpoints.whole_files import write_whole
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
-from trueline.divergence import rows_of, stable_limit
+from trueline.divergence import stable_limit
 from trueline.hooks import FewHooks
 from trueline.reference.triangle import Line
+from trueline.result_table import print_table
+from trueline.summary import summarise as summarise_rows
 
 CONVERGED_WITHIN = 1e-6
 """A run has converged when its predictions are, in root mean square, this close to those of the
 closed form, as a fraction of the spread of y, for each target: six digits of the line are then
 right."""
-LINES_OF_PARAMETERS = 12
-"""The table shows so many parameters; with the other facts it stays on a screen."""
 
 
 class Report(FewHooks):
@@ -116,26 +116,13 @@ class Report(FewHooks):
             metrics = {"final/loss": loss}
             if check:
                 metrics["final/worst_ratio"] = check["worst_ratio"]
-            tensorboard.log_final(trainer, pl_module, loss, metrics)
+            summaries = self.result["summary"] or []
+            texts = {f"summary/{s['target']}": summary_text.markdown(s) for s in summaries}
+            tensorboard.log_final(trainer, pl_module, loss, metrics, texts)
         if self.result["log_dir"]:
             text = json.dumps(_jsonable(self.result), indent=2, allow_nan=False) + "\n"
             path = Path(self.result["log_dir"]) / "result.json"
             write_whole(path, lambda file: file.write(text.encode()))
-
-
-def print_start(trainer: Trainer, data: Any) -> None:
-    """Say what a step takes in, where that is more than one batch on one process."""
-    batches, processes = trainer.accumulate_grad_batches, trainer.world_size
-    if not isinstance(data, RegressionData) or (batches == 1 and processes == 1):
-        return
-    rows = data.batch_size or data.n_samples
-    least, most = rows // processes, math.ceil(rows / processes)
-    shares = f"{least:,}" if least == most else f"{least:,} or {most:,}"
-    print(
-        f"{min(rows * batches, data.n_samples):,} rows a step"
-        + (f", in batches of {rows:,}" if batches > 1 else "")
-        + (f"; each of {processes} processes has {shares} of a batch" if processes > 1 else "")
-    )
 
 
 def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -148,12 +135,17 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """
     h: Any = pl_module.hparams
     parameters = {n: p.detach().cpu().double().numpy() for n, p in pl_module.named_parameters()}
-    trained = Line(parameters["weight"], parameters["bias"])
+    trained, data = (
+        Line(parameters["weight"], parameters["bias"]),
+        getattr(trainer, "datamodule", None),
+    )
+    if isinstance(data, RegressionData):
+        trained = data.in_units(trained)
     check = next((c for c in trainer.callbacks if isinstance(c, CrossCheck)), None)  # type: ignore[attr-defined]
     return {
         "weight": _plain(trained.weight),
         "bias": _plain(trained.bias),
-        **_fit(getattr(trainer, "datamodule", None), trained, h),
+        **_fit(data, trained, h),
         "steps": trainer.global_step,
         "lr": h.lr,
         "steps_at_once": _steps_at_once(pl_module),
@@ -181,20 +173,26 @@ def _steps_at_once(pl_module: LightningModule) -> str | None:
 @np.errstate(over="ignore", invalid="ignore")  # of a training that diverged
 def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     """Hold the trained line against the data and against the closed form."""
-    names = "loss n_samples n_features n_targets correlation largest_stable_lr"
-    fit: dict[str, Any] = dict.fromkeys([*names.split(), "converged", "closed_form"])
+    names = "loss n_samples n_features n_targets features targets correlation largest_stable_lr"
+    fit: dict[str, Any] = dict.fromkeys([*names.split(), "converged", "closed_form", "summary"])
     if not isinstance(data, RegressionData):
         return fit
-    rows = rows_of(data)
+    rows, scaled = data.triangle, data.trained_on
     fit["loss"] = rows.loss(trained)
     fit |= {name: getattr(data, name) for name in ("n_samples", "n_features", "n_targets")}
-    fit["largest_stable_lr"] = stable_limit(rows, h)
+    if data.feature_names and data.target_names:
+        fit |= {"features": list(data.feature_names), "targets": list(data.target_names)}
+        found = summarise_rows(rows, data.feature_names, data.target_names)
+        fit["summary"] = [of_target.to_dict() for of_target in found]
+    fit["largest_stable_lr"] = stable_limit(scaled, h)
     if data.n_features == data.n_targets == 1 and data.sample_weight is None:
         fit["correlation"] = rows.correlation
     if h.l1:
         return fit
     try:
-        best = rows.least_squares(h.l2, h.weight_decay)
+        best = rows.least_squares()
+        if h.l2 or h.weight_decay:  # which are of the weights as they are trained
+            best = data.in_units(scaled.least_squares(h.l2, h.weight_decay))
     except ValueError:
         return fit  # collinear columns: no single line to compare with
     spread = rows.spread
@@ -209,79 +207,9 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     }
 
 
-def print_table(result: dict[str, Any]) -> None:
-    """Print a result: the line beside its closed form, and how it came about."""
-    best = result["closed_form"] or {}
-    print(f"\n{'':<12}{'trained':>14}" + (f"{'closed form':>16}" if best else ""))
-    lines = [
-        f"{label:<12}{_number(value):>14}{_number(expected.get(label)):>16}".rstrip()
-        for name in ("weight", "bias")
-        for expected in [_entries(name, best.get(name))]
-        for label, value in _entries(name, result[name]).items()
-    ]
-    print("\n".join(lines[:LINES_OF_PARAMETERS]))
-    if more := len(lines[LINES_OF_PARAMETERS:]):
-        print(f"… and {more} more" + (" in result.json" if result["log_dir"] else ""))
-    print(f"{'loss':<12}{_number(result['loss']):>14}{_number(best.get('loss')):>16}".rstrip())
-    check, n_samples = result["crosscheck"], result["n_samples"]
-    advice = "not yet: give more epochs, or with mini-batches a smaller lr"
-    if (limit := result["largest_stable_lr"]) and result["lr"] > limit:
-        advice = f"no: lr is above the largest stable one, {limit:.4g}"
-    converged = {True: "yes", False: advice, None: None}
-    facts = {
-        "rows": _rows(n_samples, check) if n_samples else None,
-        "correlation": _number(result["correlation"]) or None,
-        "steps at once": result["steps_at_once"],
-        "training": f"{result['epochs']:,} epochs, {result['steps']:,} steps, lr {result['lr']:g}, "
-        f"{result['seconds']:.1f} s",
-        "converged": converged[result["converged"]],
-        "cross-check": _verdict(check) if check else "off",
-        "deviations": _deviations(check) if check and check["steps_checked"] else None,
-        "log directory": result["log_dir"],
-    }
-    print()
-    for name, fact in facts.items():
-        if fact is not None:
-            print(f"{name:<16}{fact}")
-
-
-def _rows(n_samples: int, check: dict[str, Any] | None) -> str:
-    counted = check and check["passed"] and check["epochs_counted"]
-    return f"{n_samples:,}" + (", each once in every epoch" if counted else "")
-
-
-def _deviations(check: dict[str, Any]) -> str:
-    ratios = check["worst_ratios"] | {"free run": check["free_run"]}
-    listed = [f"{ratio:.2g} in {name}" for name, ratio in ratios.items() if ratio is not None]
-    skipped = f"; {check['steps_skipped']:,} steps skipped by the loss scale"
-    said = f"as fractions of their bounds at most {', '.join(listed)}"
-    return said + (skipped if check["steps_skipped"] else "")
-
-
-def _verdict(check: dict[str, Any]) -> str:
-    failure = check["first_failure"]
-    if isinstance(failure, dict):
-        cause = f"; likely cause: {failure['cause']}" if failure["cause"] else ""
-        return f"FAILED at step {failure['step']}: {failure['quantity']}{cause}"
-    if not check["passed"]:
-        return f"FAILED: {failure}"
-    return f"passed: {check['steps_checked']:,} steps compared with NumPy"
-
-
 def _plain(value: NDArray[np.float64]) -> Any:
     """Return a number where there is one entry, else a list."""
     return value.item() if value.size == 1 else value.tolist()
-
-
-def _entries(name: str, value: Any) -> dict[str, Any]:
-    """Name the entries of a parameter: `weight`, or `weight[j]`, or `weight[j,t]`."""
-    array = np.asarray(value)
-    places = {at: f"[{','.join(map(str, at))}]" if at else "" for at in np.ndindex(array.shape)}
-    return {f"{name}{place}": array[at] for at, place in places.items()}
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6f}" if 1e-3 <= abs(value) < 1e6 else f"{value:.6g}"
 
 
 def _jsonable(value: Any) -> Any:

@@ -21,7 +21,6 @@ from trueline import summary_text
 from trueline.independent import Independent, independent
 from trueline.reference.triangle import Triangle
 
-
 NAMES_IN_NOTES = 6
 """A note names so many columns; `aliased` has all."""
 

@@ -205,15 +205,21 @@ def _log_points(trainer: Trainer, pl_module: LightningModule, execution: Executi
 
 
 def log_final(
-    trainer: Trainer, pl_module: LightningModule, loss: float, metrics: dict[str, float]
+    trainer: Trainer,
+    pl_module: LightningModule,
+    loss: float,
+    metrics: dict[str, float],
+    texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Log the point after the last step, and the hyperparameters with the final metrics."""
+    """Log the point after the last step, the hyperparameters with the final metrics, and texts."""
     if not trainer.logger:
         return
     row = _entries("parameters", dict(pl_module.named_parameters())) | {"train/loss": loss}
     trainer.logger.log_metrics(row, trainer.global_step)
     if isinstance(trainer.logger, TensorBoardLogger):
         trainer.logger.log_hyperparams(dict(pl_module.hparams), metrics, trainer.global_step)
+        for name, text in (texts or {}).items():
+            trainer.logger.experiment.add_text(name, text, trainer.global_step)
     trainer.logger.save()
 
 

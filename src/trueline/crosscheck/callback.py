@@ -30,7 +30,7 @@ from trueline.crosscheck.rows import RowCount, fingerprints, n_rows, same_kind
 from trueline.crosscheck.step import Reference
 from trueline.crosscheck.trace import FEW_NUMBERS, chosen, moments_of, read
 from trueline.crosscheck.verdict import Failure, Tally
-from trueline.data.blocks import Block
+from trueline.data.blocks import BatchLoader, Block
 from trueline.errors import CheckFailed, RequestError
 from trueline.executions.rows import Rows
 from trueline.reference import SGD, LeastSquares
@@ -220,15 +220,15 @@ class CrossCheck(Callback):
     ) -> None:
         """Note the batch, and look whether the parameters are those that the last step left."""
         if isinstance(batch, Block):
-            tensors = trainer.train_dataloader.dataset.tensors  # type: ignore[union-attr]
-            arrays = batch_arrays(trainer.precision_plugin.convert_input([t[:1] for t in tensors]))
+            loader: Any = trainer.train_dataloader
+            arrays = batch_arrays(trainer.precision_plugin.convert_input(loader.example()))
         else:
             arrays = self._recorder.start_batch(batch)
         if self.ledger is None:
             rows = None
             if self.count_rows and not isinstance(batch, Block):
                 rows = training_rows(trainer)
-            elif self.count_rows and sum(t.numel() for t in tensors) <= FEW_NUMBERS:
+            elif self.count_rows and _is_small(loader):
                 rows = training_rows(trainer, next(pl_module.parameters()).dtype)
             self.ledger = self._open_ledger(trainer, arrays, batch_idx > 0, rows)
         if moved := self._recorder.moved():
@@ -279,7 +279,7 @@ class CrossCheck(Callback):
             self._fail(*failures)
         ledger.settle()
         rows = execution.pieces[0].span.rows  # type: ignore[union-attr, index]
-        if self._moments is None and rows.full_batch and rows.Z.numel() > FEW_NUMBERS:
+        if self._moments is None and rows.full_batch and not _is_small(rows.loader):
             self._moments = moments_of(rows)
         compared = self.watched_steps(rows, first, execution.steps)  # type: ignore[union-attr, arg-type]
         given = first, buffers, after, ledger.lr, self._moments, compared
@@ -407,6 +407,12 @@ class CrossCheck(Callback):
         state = checkpoint.get(SAVED_AS)
         state = state if isinstance(state, dict) else {}
         self._resumed = apply_to_collection(state, torch.Tensor, torch.Tensor.numpy)
+
+
+def _is_small(loader: BatchLoader) -> bool:
+    """Return whether all rows are in memory, and few."""
+    tensors = getattr(loader.dataset, "tensors", None)
+    return tensors is not None and sum(t.numel() for t in tensors) <= FEW_NUMBERS
 
 
 def _has_free_run(state: Mapping[str, Any]) -> bool:

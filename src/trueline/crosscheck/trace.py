@@ -14,6 +14,7 @@ from trueline.crosscheck.learning_rate import MeantLr
 from trueline.crosscheck.reading import gather
 from trueline.crosscheck.step import Part, Step
 from trueline.data.blocks import Block
+from trueline.data.spool import SpooledRows
 from trueline.executions.rows import Rows
 from trueline.executions.spans import Execution, Piece
 from trueline.reference.composed import Moments
@@ -110,9 +111,9 @@ def chosen(rows: Rows, first: int, steps: int, began: int) -> Numbers:
         steps: Of the execution.
         began: How many steps came before those that are checked.
     """
-    if rows.Z.numel() <= FEW_NUMBERS or rows.full_batch:
+    if rows.numbers <= FEW_NUMBERS or rows.full_batch:
         return np.arange(steps)
-    numbers = rows.loader.batch_size * rows.Z.shape[1]
+    numbers = rows.loader.batch_size * rows.width
     one_in = ONE_IN * max(1, numbers // FEW_NUMBERS)
     few = max(1, min(EARLY, EARLY * FEW_NUMBERS // numbers))
     early = np.arange(first, min(began + few, first + steps))
@@ -124,14 +125,24 @@ def chosen(rows: Rows, first: int, steps: int, began: int) -> Numbers:
 
 def moments_of(rows: Rows) -> Moments:
     """Return the moments of all rows, in the precision that the training has them in."""
-    X, y, *weights = rows.loader.dataset.tensors
-    tensors = X, y.view(len(y), -1), *weights
 
-    def part(first: int) -> tuple[Array, ...]:
-        some = slice(first, first + ROWS_AT_ONCE)
-        return tuple(t[some].to(rows.dtype).numpy() for t in tensors)
+    def parts() -> Iterator[tuple[Array, ...]]:
+        dataset = rows.loader.dataset
+        if isinstance(dataset, SpooledRows):
+            for _, some in dataset.spool.chunks():
+                yield _with_axis(dataset.split(some.to(rows.dtype)))
+            return
+        for first in range(0, len(dataset), ROWS_AT_ONCE):
+            part = slice(first, first + ROWS_AT_ONCE)
+            yield _with_axis(tuple(t[part].to(rows.dtype) for t in dataset.tensors))
 
-    return moments_in(map(part, range(0, len(X), ROWS_AT_ONCE)))
+    return moments_in(parts())
+
+
+def _with_axis(batch: tuple[Tensor, ...]) -> tuple[Array, ...]:
+    """Return a batch as arrays, its targets with an axis of their own."""
+    X, y, *weights = batch
+    return tuple(tensor.numpy() for tensor in (X, y.reshape(len(y), -1), *weights))
 
 
 def read(
@@ -188,9 +199,13 @@ def read(
 
 def _all_rows(rows: Rows, moments: Moments | None) -> tuple[Array, ...]:
     """Return X, y and weights; where there are moments of them, as they are stored."""
-    X, y, *weights = rows.loader.dataset.tensors
-    tensors = X, y.view(len(y), -1), *weights
-    return tuple((t if moments else t.to(rows.dtype)).numpy()[None] for t in tensors)
+    dataset = rows.loader.dataset
+    if isinstance(dataset, SpooledRows):
+        # Their moments say what they are; of the rows only the shapes are asked for.
+        n, one = len(dataset), _with_axis(rows.loader.example())
+        return tuple(np.broadcast_to(array, (1, n, *array.shape[1:])) for array in one)
+    tensors = dataset.tensors if moments else [t.to(rows.dtype) for t in dataset.tensors]
+    return tuple(array[None] for array in _with_axis(tuple(tensors)))
 
 
 def _batches(trainer: Trainer, rows: Rows, epoch: int, batches: Numbers) -> Iterator[Any]:

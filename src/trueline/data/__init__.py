@@ -2,5 +2,7 @@
 
 from trueline.data.datamodule import RegressionData
 from trueline.data.dummy import DummyData
+from trueline.data.synthetic import SyntheticData
+from trueline.data.table import TableData
 
-__all__ = ["DummyData", "RegressionData"]
+__all__ = ["DummyData", "RegressionData", "SyntheticData", "TableData"]

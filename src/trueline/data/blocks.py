@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from trueline.data.order import RowOrder
+from trueline.data.spool import SpooledRows
 from trueline.errors import RequestError
 
 Numbers = NDArray[np.int64]
@@ -56,7 +57,7 @@ class BatchLoader:
     same number of batches.
 
     Args:
-        dataset: Of tensors with a row for each sample, such as X and y.
+        dataset: Of tensors with a row for each sample, such as X and y; or rows in a file.
         batch_size: Rows a batch, over all processes; the last one has what is left.
         order: The order of rows. Lightning finds it under the name `sampler`.
         rank: This process, from 0 to world_size − 1.
@@ -81,7 +82,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        dataset: TensorDataset,
+        dataset: TensorDataset | SpooledRows,
         batch_size: int,
         order: RowOrder,
         rank: int = 0,
@@ -145,10 +146,32 @@ class BatchLoader:
 
     def _batch(self, epoch: int, k: int) -> tuple[Tensor, ...]:
         at = self.share(k)
+        if isinstance(self.dataset, SpooledRows):
+            spool = self.dataset.spool
+            out = torch.empty(at.stop - at.start, spool.width, dtype=spool.dtype)
+            return self.dataset.split(self.sampler.take(spool, epoch, at.start, at.stop, out))
         if not self.sampler.shuffle and at == slice(0, len(self.dataset)):
             return self.dataset.tensors
         rows = self.sampler.rows(epoch, at.start, at.stop) if self.sampler.shuffle else at
         return tuple(tensor[rows] for tensor in self.dataset.tensors)
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether there are rows `[x, 1, y]`, of which executions are made."""
+        return self.joined is not None or isinstance(self.dataset, SpooledRows)
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Return a batch of one row."""
+        if isinstance(self.dataset, SpooledRows):
+            return self.dataset.split(self.dataset.spool.rows(np.zeros(1, np.int64)))
+        return tuple(tensor[:1] for tensor in self.dataset.tensors)
+
+    def to_end_of_pool(self, batch: int) -> int:
+        """Return how many batches there are until other rows of a file must come into memory."""
+        rows, first = len(self.dataset), batch * self.batch_size
+        if isinstance(self.dataset, SpooledRows) and self.sampler.shuffle:
+            rows = min(rows, (first // self.sampler.pool + 1) * self.sampler.pool)
+        return -(-(rows - first) // self.batch_size)
 
     def share(self, k: int) -> slice:
         """Return where in the order this process finds its rows of batch k."""
@@ -186,6 +209,12 @@ class BatchLoader:
                     yield slice(a - begin, b - begin), rows
             return
         epochs, within = np.divmod(batches, per_epoch)
+        if isinstance(self.dataset, SpooledRows):
+            for k, batch in enumerate(within.tolist()):
+                mine = self.share(batch)
+                run = Run(epoch + int(epochs[k]), mine.start, mine.stop)
+                yield slice(k, k + 1), run if self.sampler.shuffle else mine
+            return
         for of_this_size in (within < full, within >= full):
             which = np.flatnonzero(of_this_size)
             if len(which):

@@ -1,6 +1,7 @@
 """A LightningDataModule around arrays in memory: the base of every data class here."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -11,13 +12,19 @@ from torch.utils.data import TensorDataset
 
 from trueline.data.blocks import BatchLoader
 from trueline.data.order import InOrder, RowOrder
+from trueline.data.scaling import Scaling
+from trueline.data.spool import SpooledRows
+from trueline.reference.triangle import Line, Triangle, triangle, triangle_of
+
+SPOOLED_AT_ONCE = 2**16
+"""Rows from a file that are validated or predicted at once, whatever a step takes in."""
 
 
 class RegressionData(LightningDataModule):
     """Rows of features and targets, held in memory and served in batches.
 
     A batch is `(X, y)`, or `(X, y, sample_weight)` where the rows have weights. Training,
-    validation, test and prediction all see the same rows.
+    validation, test and prediction all see the same rows, unless `held_out` has others.
 
     Args:
         X: Features, shape (n_samples, n_features) or (n_samples,), any real numeric dtype.
@@ -30,6 +37,12 @@ class RegressionData(LightningDataModule):
         sample_weight: How much each row counts in the loss, a weighted mean; shape (n_samples,),
             > 0. Each row counts alike unless given.
 
+    Attributes:
+        held_out: Rows for validation, `val`, and test, `test`.
+        scaling: What was done to the features before they came here; None for nothing.
+        feature_names: Of each feature; None where they have none.
+        target_names: Of each target; None where they have none.
+
     Raises:
         ValueError: When shapes, dtypes, numbers, `batch_size` or `seed` are not as above; all that
             is wrong is said at once.
@@ -39,6 +52,9 @@ class RegressionData(LightningDataModule):
         >>> data.n_samples, data.n_features, data.n_targets
         (3, 1, 2)
     """
+
+    joined: torch.Tensor | None = None
+    spooled: SpooledRows | None = None
 
     def __init__(
         self,
@@ -61,21 +77,57 @@ class RegressionData(LightningDataModule):
             wrong += _weight_problems(weights, features.shape[:1])
         if wrong:
             raise ValueError("; ".join(wrong))
-        self.n_samples, self.n_features = features.shape
         self.joined = _joined(features, targets)
-        self.largest = float(max(self.joined.max(), -self.joined.min()))
+        n_features = features.shape[1]
         # Copies: what the caller does to the arrays later must not change the training.
         if features.dtype == targets.dtype == self.joined.numpy().dtype:
-            self.X = self.joined[:, : self.n_features]
-            self.y = self.joined[:, self.n_features + 1 :].view(-1, *targets.shape[1:])
+            self.X = self.joined[:, :n_features]
+            self.y = self.joined[:, n_features + 1 :].view(-1, *targets.shape[1:])
         else:
             self.X = torch.from_numpy(np.array(features, order="C"))
             self.y = torch.from_numpy(np.array(targets, order="C"))
         self.sample_weight = None if weights is None else torch.from_numpy(np.array(weights))
-        self.n_targets = 1 if targets.ndim == 1 else targets.shape[1]
+        self.serve(
+            len(features),
+            float(max(self.joined.max(), -self.joined.min())),
+            (n_features, 1 if targets.ndim == 1 else targets.shape[1]),
+            batch_size,
+            RowOrder(len(features), True, seed) if shuffle else InOrder(len(features)),
+        )
+
+    @property
+    def dataset(self) -> TensorDataset | SpooledRows:
+        """The rows that are served."""
+        if self.spooled is not None:
+            return self.spooled
+        return TensorDataset(*(t for t in (self.X, self.y, self.sample_weight) if t is not None))
+
+    def serve(
+        self,
+        n_samples: int,
+        largest: float,
+        columns: tuple[int, int],
+        batch_size: int | None,
+        order: RowOrder,
+    ) -> None:
+        """Say what is served.
+
+        Args:
+            n_samples: Number of rows.
+            largest: The largest entry of the rows in magnitude.
+            columns: Of X and of y.
+            batch_size: Rows per optimizer step; None for all.
+            order: Of the rows of an epoch.
+        """
+        self.n_samples = n_samples
+        self.largest = largest
+        self.n_features, self.n_targets = columns
         self.batch_size = batch_size
-        rows = self.n_samples
-        self.order = RowOrder(rows, True, seed) if shuffle else InOrder(rows)
+        self.order = order
+        self.held_out: dict[str, RegressionData] = {}
+        self.scaling: Scaling | None = None
+        self.feature_names: Sequence[str] | None = None
+        self.target_names: Sequence[str] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,11 +135,30 @@ class RegressionData(LightningDataModule):
         return len(self.train_dataloader())
 
     @cached_property
+    def triangle(self) -> Triangle:
+        """All training rows as their triangle, in the units that they came in."""
+        if self.spooled is not None:
+            return triangle_of(self.spooled.blocks())
+        weights = None if self.sample_weight is None else self.sample_weight.numpy()
+        return triangle(self.X.numpy(), self.y.numpy(), weights)
+
+    @property
+    def trained_on(self) -> Triangle:
+        """The same of the rows as they are trained on."""
+        return self.triangle if self.scaling is None else self.scaling.rows(self.triangle)
+
+    def in_units(self, line: Line) -> Line:
+        """Return a trained line in the units that the rows came in."""
+        return line if self.scaling is None else self.scaling.in_units(line)
+
+    @cached_property
     def digest(self) -> str:
         """A hash of all rows, by which a training that goes on knows its data again."""
-        tensors = (t for t in (self.X, self.y, self.sample_weight) if t is not None)
         digest = hashlib.blake2b(digest_size=16)
-        for tensor in tensors:
+        if self.spooled is not None:  # the triangle is a function of all rows
+            digest.update(np.ascontiguousarray(self.triangle.R).data)
+            return digest.hexdigest()
+        for tensor in (t for t in (self.X, self.y, self.sample_weight) if t is not None):
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(np.ascontiguousarray(tensor.numpy()).data)
         return digest.hexdigest()
@@ -99,25 +170,31 @@ class RegressionData(LightningDataModule):
         return self._loader(InOrder(self.n_samples) if overfit else self.order)
 
     def val_dataloader(self) -> BatchLoader:
-        """Serve the rows in order; of each batch, this process's share."""
-        return self._loader(InOrder(self.n_samples))
+        """Serve the rows for validation in order; of each batch, this process's share."""
+        return self._in_order("val")
 
     def test_dataloader(self) -> BatchLoader:
-        """Serve the rows in order; of each batch, this process's share."""
-        return self.val_dataloader()
+        """Serve the rows for tests in order; of each batch, this process's share."""
+        return self._in_order("test")
+
+    def _in_order(self, name: str) -> BatchLoader:
+        data = self.held_out.get(name, self)
+        data.trainer = self.trainer
+        return data._loader(InOrder(data.n_samples), at_most=SPOOLED_AT_ONCE)
 
     def predict_dataloader(self) -> BatchLoader:
         """Serve the rows in order, all of them to every process: the first one writes them."""
-        return self._loader(InOrder(self.n_samples), shared=False)
+        return self._loader(InOrder(self.n_samples), shared=False, at_most=SPOOLED_AT_ONCE)
 
-    def _loader(self, order: RowOrder, shared: bool = True) -> BatchLoader:
-        tensors = (t for t in (self.X, self.y, self.sample_weight) if t is not None)
+    def _loader(
+        self, order: RowOrder, shared: bool = True, at_most: int | None = None
+    ) -> BatchLoader:
         batch_size = self.batch_size or self.n_samples
+        if at_most and self.spooled is not None:
+            batch_size = min(batch_size, at_most)
         trainer = self.trainer if shared else None
         share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return BatchLoader(
-            TensorDataset(*tensors), batch_size, order, *share, self.joined, self.largest
-        )
+        return BatchLoader(self.dataset, batch_size, order, *share, self.joined, self.largest)
 
 
 def _joined(features: np.ndarray, targets: np.ndarray) -> torch.Tensor:
@@ -145,9 +222,16 @@ def _problems(
             "expected X of shape (n_samples, n_features) and y of shape (n_samples,) or "
             f"(n_samples, n_targets), none empty; found {features.shape} and {targets.shape}"
         )
-    elif batch_size is not None and not 1 <= batch_size <= len(features):
+        batch_size = None  # there is nothing to compare it with
+    return wrong + serving_problems(len(features), batch_size, seed)
+
+
+def serving_problems(n_samples: int, batch_size: int | None, seed: int) -> list[str]:
+    """Say what is wrong with how rows are to be served, each with its remedy."""
+    wrong = []
+    if batch_size is not None and not 1 <= batch_size <= n_samples:
         wrong.append(
-            f"batch_size: expected 1 to {len(features)}, the number of rows; found {batch_size}; "
+            f"batch_size: expected 1 to {n_samples}, the number of rows; found {batch_size}; "
             "leave it out for full batch"
         )
     if seed < 0:

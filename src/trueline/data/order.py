@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
+from trueline.data.spool import Spool
+
 Numbers = NDArray[np.int64]
 
 FEW_ROWS = 2**16
@@ -39,6 +41,8 @@ class RowOrder:
         n_samples: Number of rows.
         shuffle: Whether each epoch has an order of its own.
         seed: With the epoch's number, all that the order depends on; ≥ 0.
+        pool: Rows that are mixed among themselves, where that is not to be as memory likes it.
+        segment: Neighbours that come into the same pool, of which it holds a whole number.
 
     Example:
         >>> order = RowOrder(n_samples=5, shuffle=True, seed=0)
@@ -47,10 +51,14 @@ class RowOrder:
         (True, [0, 1, 2, 3, 4])
     """
 
-    def __init__(self, n_samples: int, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self, n_samples: int, shuffle: bool, seed: int, pool: int = POOL, segment: int = SEGMENT
+    ) -> None:
         self.n_samples = n_samples
         self.shuffle = shuffle
         self.seed = seed
+        self.pool = pool
+        self.segment = segment
         self.epoch = 0
         self._drawn: tuple[int, Any] = -1, None
 
@@ -75,17 +83,23 @@ class RowOrder:
             return torch.from_numpy(order.at(places.reshape(-1)).reshape(places.shape))
         return torch.from_numpy(order[places])
 
-    def take(self, tensor: Tensor, epoch: int, start: int, stop: int, out: Tensor) -> Tensor:
+    def take(
+        self, tensor: Tensor | Spool, epoch: int, start: int, stop: int, out: Tensor
+    ) -> Tensor:
         """Put the rows of a tensor in the order of an epoch, or of a part of it, into another.
 
         Args:
-            tensor: With a row for each sample, contiguous.
+            tensor: With a row for each sample, contiguous; or a spool, whose rows are on the CPU.
             epoch: Whose order it is.
             start: Place of the first row.
             stop: Place after the last one.
             out: Of stop − start rows.
         """
         order = self._of(epoch) if self.shuffle else None
+        if isinstance(tensor, Spool):
+            if isinstance(order, _Pools):
+                return order.take(tensor, start, stop, out)
+            return tensor.rows(self.rows(epoch, start, stop).numpy(), out)
         if isinstance(order, _Pools) and tensor[0].nbytes < WIDE:
             return order.take(tensor, start, stop, out)
         rows = self.rows(epoch, start, stop).to(tensor.device, non_blocking=True)
@@ -93,8 +107,8 @@ class RowOrder:
 
     def _of(self, epoch: int) -> Any:
         if self._drawn[0] != epoch:
-            few = self.n_samples <= FEW_ROWS
-            drawn: Any = _Pools(self.n_samples, self.seed, epoch)
+            few = self.n_samples <= min(FEW_ROWS, self.pool)
+            drawn: Any = _Pools(self.n_samples, self.seed, epoch, self.pool, self.segment)
             if few:
                 drawn = np.random.default_rng((self.seed, epoch)).permutation(self.n_samples)
             self._drawn = epoch, drawn
@@ -111,29 +125,32 @@ class _Pools:
         n: Number of rows.
         seed: Of the training.
         epoch: The epoch's number.
+        pool: Rows of a pool.
+        segment: Rows of a segment, by which the former can be divided.
     """
 
-    def __init__(self, n: int, seed: int, epoch: int) -> None:
+    def __init__(self, n: int, seed: int, epoch: int, pool: int, segment: int) -> None:
         self._n, self._key = n, (seed, epoch)
+        self._pool, self._segment = pool, segment
         generator = np.random.default_rng(self._key)
-        self._offset = int(generator.integers(SEGMENT))
-        self._segments = (n - self._offset) // SEGMENT
-        self._order = _Mixing(self._segments, generator)
+        self._offset = int(generator.integers(segment))
+        self._segments = (n - self._offset) // segment
+        self._order = _Mixing(max(1, self._segments), generator)
+        self._in_segments = self._segments * segment
         self._loose = np.concatenate(
-            [np.arange(self._offset), np.arange(self._offset + self._segments * SEGMENT, n)]
+            [np.arange(self._offset), np.arange(self._offset + self._in_segments, n)]
         )
         self._within: dict[int, _Mixing] = {}
         self._numbers: tuple[int, Any] = -1, None
-        self._fetched: dict[int, tuple[int, Tensor, Tensor]] = {}
+        self._fetched: dict[int, tuple[int, Tensor | Spool, Tensor]] = {}
 
     def __getitem__(self, part: slice) -> Numbers:
         """Return consecutive row numbers."""
-        found = []
-        for pool in range(part.start // POOL, -(-part.stop // POOL)):
+        found, size = [], self._pool
+        for pool in range(part.start // size, -(-part.stop // size)):
+            first = pool * size
             if self._numbers[0] != pool:
-                places = np.arange(pool * POOL, min((pool + 1) * POOL, self._n))
-                self._numbers = pool, self.at(places)
-            first = pool * POOL
+                self._numbers = pool, self.at(np.arange(first, min(first + size, self._n)))
             found.append(self._numbers[1][max(part.start - first, 0) : part.stop - first])
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
@@ -141,53 +158,65 @@ class _Pools:
         """Return the row numbers at ascending places."""
         if not len(places):
             return places
-        member, pools = np.empty_like(places), places // POOL
+        member, pools = np.empty_like(places), places // self._pool
         ends = [0, *(np.flatnonzero(np.diff(pools)) + 1), len(places)]
         for i, j in itertools.pairwise(ends):
             pool = int(pools[i])
-            member[i:j] = self._mixing(pool).at(places[i:j] - pool * POOL)
-        slots = pools * POOL + member
-        # Loose rows come last, and may begin in the last pool but one.
-        loose = slots - self._segments * SEGMENT
-        rows = self._offset + SEGMENT * self._order.at(np.where(loose < 0, slots // SEGMENT, 0))
-        rows += slots % SEGMENT
+            member[i:j] = self._mixing(pool).at(places[i:j] - pool * self._pool)
+        return self._rows(pools * self._pool + member)
+
+    def _rows(self, slots: Numbers) -> Numbers:
+        """Return the row numbers in some slots, as the pools lie one after another, unmixed."""
+        loose = slots - self._in_segments
+        segments = np.where(loose < 0, slots // self._segment, 0)
+        rows = self._offset + self._segment * self._order.at(segments) + slots % self._segment
         rows[loose >= 0] = self._loose[loose[loose >= 0]]
         return rows
 
-    def take(self, tensor: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
+    def take(self, tensor: Tensor | Spool, start: int, stop: int, out: Tensor) -> Tensor:
         """Fetch rows of a tensor by their segments, and mix them where they lie together."""
-        for pool in range(start // POOL, -(-stop // POOL)):
-            first = pool * POOL
-            a, b = max(start - first, 0), min(stop - first, POOL)
-            part = out[first + a - start : first + b - start]
-            if first + POOL > self._segments * SEGMENT:  # the last one, with loose rows
-                rows = torch.from_numpy(self.at(np.arange(first + a, first + b)))
-                torch.index_select(tensor, 0, rows.to(tensor.device), out=part)
-            else:
-                member = torch.from_numpy(self._mixing(pool).run(a, b))
-                fetched = self._fetch(tensor, pool)
-                torch.index_select(fetched, 0, member.to(tensor.device), out=part)
+        for pool in range(start // self._pool, -(-stop // self._pool)):
+            first = pool * self._pool
+            a, b = max(start - first, 0), min(stop - first, self._pool)
+            fetched = self._fetch(tensor, pool)
+            member = torch.from_numpy(self._mixing(pool).run(a, b)).to(fetched.device)
+            torch.index_select(fetched, 0, member, out=out[first + a - start : first + b - start])
         return out
 
-    def _fetch(self, tensor: Tensor, pool: int) -> Tensor:
+    def _fetch(self, tensor: Tensor | Spool, pool: int) -> Tensor:
         """Return the rows of a pool, segment by segment."""
-        held = self._fetched.get(tensor.ndim)
+        axes = len(tensor.shape)
+        held = self._fetched.get(axes)
         if held is None or held[1] is not tensor:
-            held = -1, tensor, tensor.new_empty(POOL, *tensor.shape[1:])
+            shape = min(self._pool, self._n), *tensor.shape[1:]
+            place = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+            held = -1, tensor, place
         if held[0] != pool:
-            begin, end = pool * (POOL // SEGMENT), (pool + 1) * (POOL // SEGMENT)
-            starts = torch.from_numpy(self._offset + SEGMENT * self._order.run(begin, end))
-            width = tensor[0].numel()
-            shape = len(tensor) - SEGMENT + 1, SEGMENT * width
-            runs = tensor.as_strided(shape, (width, 1))
-            by_segment = held[2].view(POOL // SEGMENT, -1)
-            torch.index_select(runs, 0, starts.to(tensor.device), out=by_segment)
-            held = self._fetched[tensor.ndim] = pool, tensor, held[2]
+            self._fill(held[2], tensor, pool * self._pool)
+            held = self._fetched[axes] = pool, tensor, held[2]
         return held[2]
+
+    def _fill(self, place: Tensor, tensor: Tensor | Spool, begin: int) -> None:
+        """Fetch the rows of a pool that begins at a slot."""
+        end = min(begin + self._pool, self._n)
+        if isinstance(tensor, Spool):
+            tensor.rows(self._rows(np.arange(begin, end)), place[: end - begin])
+            return
+        whole, size = max(min(end, self._in_segments) - begin, 0), self._segment
+        if whole:
+            segments = self._order.run(begin // size, (begin + whole) // size)
+            starts = torch.from_numpy(self._offset + size * segments)
+            width = tensor[0].numel()
+            runs = tensor.as_strided((len(tensor) - size + 1, size * width), (width, 1))
+            by_segment = place[:whole].view(whole // size, -1)
+            torch.index_select(runs, 0, starts.to(tensor.device), out=by_segment)
+        if begin + whole < end:
+            loose = torch.from_numpy(self._rows(np.arange(begin + whole, end)))
+            torch.index_select(tensor, 0, loose.to(tensor.device), out=place[whole : end - begin])
 
     def _mixing(self, pool: int) -> "_Mixing":
         if pool not in self._within:
-            size = min(POOL, self._n - pool * POOL)
+            size = min(self._pool, self._n - pool * self._pool)
             self._within[pool] = _Mixing(size, np.random.default_rng((*self._key, pool)))
         return self._within[pool]
 
@@ -246,6 +275,11 @@ class _Mixing:
                 x &= self._mask
             np.right_shift(x, self._half, out=folded)
             x ^= folded
+
+
+def mixing(n: int, seed: int) -> _Mixing:
+    """Return an order of the numbers below n that is a function of the seed."""
+    return _Mixing(n, np.random.default_rng((seed, n)))
 
 
 class InOrder(RowOrder, SequentialSampler):

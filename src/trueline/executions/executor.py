@@ -88,9 +88,8 @@ class Executor:
     def _steps_to_grid(self, position: Position) -> int:
         """Return how many steps are left of the span that a position lies in."""
         per_epoch = self.rows.per_epoch
-        width = self.rows.Z.shape[1] + bool(self.rule.momentum) * (
-            self.rows.Z.shape[1] - self.rows.n_targets
-        )
+        width = self.rows.width
+        width += bool(self.rule.momentum) * (width - self.rows.n_targets)
         # Of maps and their products, or of states.
         numbers = 3 * width**2 if self.composed else 2 * width * self.rows.n_targets
         room = max(16, SPAN_BYTES // (8 * numbers))
@@ -100,7 +99,8 @@ class Executor:
             return (epochs - position.epoch % epochs) * per_epoch - position.batch
         span = max(FEW_EPOCHS_SPAN, min(SPAN, SPAN_ROWS // self.rows.loader.batch_size))
         span = min(span, room)
-        return min(span - position.batch % span, per_epoch - position.batch)
+        to_end = min(per_epoch - position.batch, self.rows.loader.to_end_of_pool(position.batch))
+        return min(span - position.batch % span, to_end)
 
     def _span_from(
         self, position: Position, state: State, lrs: Lrs, taken: int

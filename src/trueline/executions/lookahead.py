@@ -10,6 +10,7 @@ from typing import Literal
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, Timer
 
+from trueline.data.blocks import BatchLoader
 from trueline.hooks import has_hook
 from trueline.progress import validates_every
 
@@ -25,14 +26,21 @@ class Lookahead:
     Args:
         trainer: At the start of its training.
         asked: `steps_per_execution`.
+        loader: Of the training rows.
         per_epoch: Batches an epoch.
         numbers: Entries of the rows of a batch.
     """
 
     def __init__(
-        self, trainer: Trainer, asked: int | Literal["auto"], per_epoch: int, numbers: int
+        self,
+        trainer: Trainer,
+        asked: int | Literal["auto"],
+        loader: BatchLoader,
+        per_epoch: int,
+        numbers: int,
     ) -> None:
         self._trainer = trainer
+        self._loader = loader
         self.per_epoch = per_epoch
         self.asked = asked
         self.most = max(1, min(MOST_STEPS, MOST_NUMBERS // numbers)) if asked == "auto" else asked
@@ -62,6 +70,8 @@ class Lookahead:
         if trainer.max_steps > 0:
             most = min(most, trainer.max_steps - step)
         to_end = per_epoch - batch
+        if (of_pool := self._loader.to_end_of_pool(batch)) < to_end:
+            most = min(most, of_pool)
         in_epochs, in_batches = validates_every(trainer)
         if in_batches:
             most = min(

@@ -55,24 +55,22 @@ class Executions:
             return
         h: Any = module.hparams
         loader: Any = trainer.train_dataloader
-        weights = loader.dataset.tensors[2:]
         per_epoch = int(trainer.num_training_batches)
         rows = Rows(
             loader,
             per_epoch,
-            loader.joined.to(module.device),
-            weights[0].to(module.device) if weights else None,
             h.n_targets,
             module.weight.dtype,
+            module.device,
             lambda tensor: _add_up(trainer, tensor),
         )
         rule = Rule(h.momentum, h.dampening, h.nesterov, h.weight_decay, h.l2)
         self._executor = Executor(rows, rule, method.composed)
         self._executor.load_state_dict(self._saved or {})
-        width = loader.joined.shape[1]
+        width = rows.width
         # What takes in all rows at each step looks at them once a span.
         numbers = width * (width if rows.full_batch else loader.batch_size)
-        self._lookahead = Lookahead(trainer, h.steps_per_execution, per_epoch, numbers)
+        self._lookahead = Lookahead(trainer, h.steps_per_execution, loader, per_epoch, numbers)
         loader.ahead = self._lookahead
 
     def run(self, block: Block) -> tuple[Tensor, Tensor]:

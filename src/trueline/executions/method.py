@@ -93,7 +93,7 @@ def _reason_for_single_steps(trainer: Trainer, module: LightningModule, own: typ
     if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]
         return "the data is loaded anew"
     loader = trainer.train_dataloader
-    if type(loader) is not BatchLoader or loader.joined is None:
+    if type(loader) is not BatchLoader or not loader.is_joined:
         return "the data does not come from a RegressionData"
     if loader.largest > LARGEST[str(trainer.precision)]:
         return "the data is too large for its squares"

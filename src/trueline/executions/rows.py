@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trueline.data.blocks import BatchLoader, Run
+from trueline.data.spool import Spool, SpooledRows
 from trueline.recurrence import gradient_from_rows, gram, summed_in
 from trueline.workspace import Workspace
 
@@ -24,30 +25,44 @@ class Rows:
     Args:
         loader: Of the training rows.
         per_epoch: Batches an epoch.
-        Z: All rows, shape (n_samples, p + T), on the device of the training.
-        sample_weight: Shape (n_samples,), or None.
         n_targets: T.
         dtype: That of the training.
+        device: That of the training.
         add_up: Adds a float64 tensor up over all processes.
+
+    Attributes:
+        width: p + T.
+        weighted: Whether rows have weights.
     """
 
     def __init__(
         self,
         loader: BatchLoader,
         per_epoch: int,
-        Z: Tensor,
-        sample_weight: Tensor | None,
         n_targets: int,
         dtype: torch.dtype,
+        device: torch.device,
         add_up: Callable[[Tensor], Tensor],
     ) -> None:
         self.loader = loader
         self.per_epoch = per_epoch
-        self.Z = Z
-        self.sample_weight = sample_weight
         self.n_targets = n_targets
         self.dtype = dtype
+        self.device = device
         self.add_up = add_up
+        self._sample_weight: Tensor | None = None
+        self._rows: Tensor | Spool
+        if isinstance(loader.dataset, SpooledRows):
+            self._rows = loader.dataset.spool
+            self.weighted = loader.dataset.weighted
+        else:
+            assert loader.joined is not None
+            self._rows = loader.joined.to(device)
+            if weights := loader.dataset.tensors[2:]:
+                self._sample_weight = weights[0].to(device)
+            self.weighted = bool(weights)
+        self.spooled = isinstance(self._rows, Spool)
+        self.width = self._rows.shape[1] - (self.weighted and self.spooled)
         self.summed_in = summed_in(dtype, loader.batch_size)
         self.workspace = Workspace()
 
@@ -68,17 +83,28 @@ class Rows:
         for at, rows in self.loader.groups(epoch, batches, self.per_epoch):
             n = at.stop - at.start if isinstance(at, slice) else len(at)
             given = workspace or Workspace()
-            Z = self._fetch(self.Z, rows, given).view(n, -1, self.Z.shape[1])
+            Z = self._fetch(self._rows, rows, given).view(n, -1, self._rows.shape[1])
             weight = None
-            if self.sample_weight is not None:
-                weight = self._fetch(self.sample_weight, rows, given).view(n, -1)
-            yield at, Z, weight
+            if self._sample_weight is not None:
+                weight = self._fetch(self._sample_weight, rows, given).view(n, -1)
+            elif self.weighted:
+                weight = Z[..., -1]
+            yield at, Z[..., : self.width], weight
 
-    def _fetch(self, tensor: Tensor, rows: slice | Run | Tensor, workspace: Workspace) -> Tensor:
-        """Return rows of a tensor, one after another."""
+    def _fetch(
+        self, tensor: Tensor | Spool, rows: slice | Run | Tensor, workspace: Workspace
+    ) -> Tensor:
+        """Return rows, one after another, on the device of the training."""
+        name = f"rows of {len(tensor.shape)}"
+        if isinstance(tensor, Spool):
+            assert not isinstance(rows, Tensor)
+            shape = rows.stop - rows.start, tensor.width
+            out = workspace(name, shape, torch.empty(0, dtype=tensor.dtype))
+            if isinstance(rows, slice):
+                return tensor.read(rows.start, out).to(self.device)
+            return self.loader.sampler.take(tensor, *rows, out=out).to(self.device)
         if isinstance(rows, slice):
             return tensor[rows]
-        name = f"rows of {tensor.ndim}"
         if isinstance(rows, Run):
             shape = rows.stop - rows.start, *tensor.shape[1:]
             return self.loader.sampler.take(tensor, *rows, out=workspace(name, shape, tensor))
@@ -92,13 +118,13 @@ class Rows:
         Returns:
             Shapes (n, p + T, p + T), in the dtype they are summed in or float64, and (n,).
         """
-        width, n = self.Z.shape[1], len(batches)
-        G = self.workspace("moments", (n, width, width), self.Z, self.summed_in)
-        sizes = torch.empty(n, dtype=torch.float64, device=self.Z.device)
-        chunk = CHUNK if self.summed_in == self.Z.dtype else CHUNK_OF_DOUBLES
-        as_they_lie = self.dtype == self.Z.dtype == self.summed_in and self.sample_weight is None
-        if as_they_lie and not self.loader.sampler.shuffle:
-            chunk = len(self.Z)  # nothing is copied
+        width, n = self.width, len(batches)
+        sizes = torch.empty(n, dtype=torch.float64, device=self.device)
+        G = self.workspace("moments", (n, width, width), sizes, self.summed_in)
+        chunk = CHUNK if self.summed_in == self._rows.dtype else CHUNK_OF_DOUBLES
+        as_they_lie = self.dtype == self._rows.dtype == self.summed_in and not self.weighted
+        if as_they_lie and not self.loader.sampler.shuffle and not self.spooled:
+            chunk = len(self._rows)  # nothing is copied
         at_once = max(1, chunk // self.loader.batch_size)
         for first in range(0, n, at_once):
             part = slice(first, min(first + at_once, n))
@@ -157,19 +183,25 @@ class Rows:
     @property
     def full_batch(self) -> bool:
         """Whether every step takes in all rows."""
-        return self.loader.batch_size >= len(self.Z)
+        return self.loader.batch_size >= len(self._rows)
+
+    @property
+    def numbers(self) -> int:
+        """How many entries the rows have."""
+        return len(self._rows) * self.width
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Return this process's share of all rows in float64, some at a time."""
         share = self.loader.share(0)
         for start in range(share.start, share.stop, CHUNK_OF_DOUBLES):
             part = slice(start, min(start + CHUNK_OF_DOUBLES, share.stop))
-            weight = (
-                None
-                if self.sample_weight is None
-                else self.sample_weight[part].to(self.dtype).double()
-            )
-            yield self._converted(self.Z[part].to(self.dtype), torch.float64), weight
+            Z, weight = self._fetch(self._rows, part, self.workspace), None
+            if self._sample_weight is not None:
+                weight = self._sample_weight[part]
+            elif self.weighted:
+                weight = Z[:, -1]
+            Z = self._converted(Z[:, : self.width].to(self.dtype), torch.float64)
+            yield Z, None if weight is None else weight.to(self.dtype).double()
 
 
 class Everything:
@@ -181,9 +213,8 @@ class Everything:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        width = rows.Z.shape[1]
-        G, size = torch.zeros(width, width).double(), 0.0
-        G = G.to(rows.Z.device)
+        width = rows.width
+        G, size = torch.zeros(width, width, dtype=torch.float64, device=rows.device), 0.0
         for Z, weight in rows.chunks():
             G += gram(Z[None], None if weight is None else weight[None])[0]
             size += len(Z) if weight is None else weight.sum().item()

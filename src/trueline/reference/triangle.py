@@ -87,17 +87,17 @@ class Triangle(NamedTuple):
     @property
     def spread(self) -> Array:
         """The standard deviation of y over all rows, by target; 0 where y is the same in all."""
-        lengths = np.linalg.norm(self._without_mean(self.columns), axis=0)
+        lengths = np.linalg.norm(self.without_mean(self.columns), axis=0)
         return np.asarray(lengths / math.sqrt(self.rows))
 
     @property
     def correlation(self) -> float | None:
         """Pearson's, of one feature with one target; None where either is the same in all rows."""
-        x, y = self._without_mean(1).T
+        x, y = self.without_mean(1).T
         lengths = float(np.linalg.norm(x) * np.linalg.norm(y))
         return float(np.clip(x @ y / lengths, -1, 1)) if lengths else None
 
-    def _without_mean(self, first: int) -> Array:
+    def without_mean(self, first: int) -> Array:
         """Return columns as deviations from their means; zeros where all there is is rounding."""
         found, means = self.R[1:, first:], self.R[0, first:]
         rounding = 8 * np.finfo(np.float64).eps * math.sqrt(self.n_samples) * np.abs(means)

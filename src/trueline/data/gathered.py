@@ -1,0 +1,223 @@
+"""Rows as they come out of a table: in memory while they are few, in a file from there on."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+
+from trueline.data.datamodule import RegressionData, serving_problems
+from trueline.data.order import InOrder, RowOrder, mixing
+from trueline.data.spool import Spool, SpooledRows
+
+Array = NDArray[Any]
+
+ROWS_AT_ONCE = 2**14
+IN_MEMORY = 2**29
+"""Bytes of rows up to which they are held in memory."""
+SEGMENT_BYTES = 2**20
+"""Of neighbours that are read together where rows in a file are shuffled."""
+POOL_BYTES = 2**27
+"""Of rows in a file that are in memory at once, and are mixed among themselves."""
+
+
+class Gathered:
+    """Rows `[x, 1, y]`, or `[x, 1, y, weight]`.
+
+    Args:
+        n_features: Columns of x.
+        n_targets: Columns of y.
+        weighted: Whether rows have weights.
+        dtype: Of the numbers.
+        in_memory: Bytes that are held in memory; more are in a file.
+
+    Attributes:
+        spool: Where rows are in a file.
+        dropped: Numbers of the rows that were left out of these when they were gathered.
+
+    Example:
+        >>> rows = Gathered(1, 1, False, np.dtype("float64"))
+        >>> rows.append(np.array([[2.0], [3.0]]), np.array([[5.0], [7.0]]))
+        >>> len(rows), next(rows.chunks()).tolist()
+        (2, [[2.0, 1.0, 5.0], [3.0, 1.0, 7.0]])
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_targets: int,
+        weighted: bool,
+        dtype: np.dtype[Any],
+        in_memory: int = IN_MEMORY,
+    ) -> None:
+        self.n_features = n_features
+        self.n_targets = n_targets
+        self.weighted = weighted
+        self.dtype = dtype
+        self.in_memory = in_memory
+        self._parts: list[Array] = []
+        self._bytes = 0
+        self.spool: Spool | None = None
+        self.dropped = np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.spool) if self.spool is not None else sum(map(len, self._parts))
+
+    def append(self, X: Array, y: Array, weight: Array | None = None) -> None:
+        """Add rows: X of shape (n, n_features), y (n, n_targets), weight (n,)."""
+        n, f = X.shape
+        rows = np.ones((n, f + 1 + self.n_targets + self.weighted), self.dtype)
+        rows[:, :f], rows[:, f + 1 : f + 1 + self.n_targets] = X, y
+        if weight is not None:
+            rows[:, -1] = weight
+        self._add(rows)
+
+    def _add(self, rows: Array) -> None:
+        self._bytes += rows.nbytes
+        if self.spool is None and self._bytes > self.in_memory:
+            self.spool = Spool(rows.shape[1], torch.from_numpy(rows[:0]).dtype)
+            for part in self._parts:
+                self.spool.append(part)
+            self._parts = []
+        if self.spool is None:
+            self._parts.append(rows)
+        else:
+            self.spool.append(rows)
+
+    def chunks(self) -> Iterator[Array]:
+        """Return all rows, some at a time; good until the next are asked for."""
+        if self.spool is not None:
+            yield from (rows.numpy() for _, rows in self.spool.chunks())
+            return
+        for part in self._parts:
+            for first in range(0, len(part), ROWS_AT_ONCE):
+                yield part[first : first + ROWS_AT_ONCE]
+
+    def split(self, rows: Array) -> tuple[Array, Array, Array | None]:
+        """Return rows as X, y and weights."""
+        first = self.n_features + 1
+        y = rows[:, first : first + self.n_targets]
+        weight = rows[:, -1] if self.weighted else None
+        return rows[:, : self.n_features], y[:, 0] if self.n_targets == 1 else y, weight
+
+    def blocks(self) -> Iterator[tuple[Array, Array, Array | None]]:
+        """Return all rows as X, y and weights, some at a time."""
+        return map(self.split, self.chunks())
+
+    def change_features(self, function: Callable[[Array], Array]) -> None:
+        """Put what a function returns of the features in their place."""
+        features = slice(0, self.n_features)
+
+        def change(rows: Array) -> Array:
+            rows[:, features] = function(rows[:, features])
+            return rows
+
+        if self.spool is not None:
+            self.spool.change(change)
+        else:
+            for rows in self.chunks():
+                change(rows)
+
+    def largest(self) -> float:
+        """Return the largest number in magnitude."""
+        return max(float(np.abs(rows).max()) for rows in self.chunks())
+
+    def together(self) -> tuple[Array, Array, Array | None]:
+        """Return all rows, which are in memory, as X, y and weights."""
+        if len(self._parts) != 1:
+            self._parts = [np.concatenate(self._parts)]
+        return self.split(self._parts[0])
+
+    def as_dataset(self) -> SpooledRows | None:
+        """Return the rows that are in a file; None where they are in memory."""
+        if self.spool is None:
+            return None
+        return SpooledRows(self.spool, self.n_features, self.n_targets)
+
+    def drawn_apart(self, counts: Mapping[str, int], seed: int) -> dict[str, "Gathered"]:
+        """Return the rows in parts.
+
+        Which part a row is in is a function of its number, of how many there are and of the seed.
+
+        Args:
+            counts: Of the rows of each part; those left over are `train`.
+            seed: Of the drawing.
+        """
+        if not any(counts.values()):
+            return {"train": self}
+        names = [*counts, "train"]
+        ends = np.cumsum(list(counts.values()))
+        parts = {name: self._empty() for name in names}
+        order, first = mixing(len(self), seed), 0
+        for rows in self.chunks():
+            places = order.run(first, first + len(rows))
+            which = np.searchsorted(ends, places, side="right")
+            for k, name in enumerate(names):
+                if len(mine := rows[which == k]):
+                    parts[name]._add(mine)
+            first += len(rows)
+        return {name: part for name, part in parts.items() if len(part)}
+
+    def _empty(self) -> "Gathered":
+        given: Any = self.n_features, self.n_targets, self.weighted, self.dtype, self.in_memory
+        return Gathered(*given)
+
+
+def gather(
+    blocks: Iterable[Any], n_features: int, n_targets: int, weighted: bool, in_memory: int
+) -> Gathered | None:
+    """Return the rows of blocks with X, y, weight and numbers; None where there are none.
+
+    Where y is None, zeros stand for it.
+    """
+    found, gaps, expected = None, [np.empty(0, np.int64)], 0
+    for block in blocks:
+        if found is None:
+            found = Gathered(n_features, n_targets, weighted, block.X.dtype, in_memory)
+        if block.numbers[-1] - expected >= len(block.X):
+            every = np.arange(expected, block.numbers[-1] + 1)
+            gaps.append(np.setdiff1d(every, block.numbers, assume_unique=True))
+        expected = int(block.numbers[-1]) + 1
+        y = np.zeros((len(block.X), n_targets)) if block.y is None else block.y
+        found.append(block.X, y, block.weight)
+    if found is not None:
+        found.dropped = np.concatenate(gaps)
+    return found
+
+
+class GatheredData(RegressionData):
+    """Rows that have been gathered, in memory or in a file.
+
+    Of rows in a file, large parts are read one after another and mixed in memory, segment by
+    segment from all over the file, as `trueline.data.order` has it.
+
+    Args:
+        rows: In memory or in a file.
+        batch_size: Rows per optimizer step; full batch unless given.
+        shuffle: Whether each epoch visits the rows in an order of its own.
+        seed: Seed of those orders, ≥ 0.
+    """
+
+    def __init__(
+        self, rows: Gathered, batch_size: int | None = None, shuffle: bool = False, seed: int = 0
+    ) -> None:
+        self.spooled = rows.as_dataset()
+        if self.spooled is None:
+            X, y, weight = rows.together()
+            super().__init__(X, y, batch_size, shuffle, seed, weight)
+            return
+        LightningDataModule.__init__(self)
+        n = len(rows)
+        if wrong := serving_problems(n, batch_size, seed):
+            raise ValueError("; ".join(wrong))
+        order: RowOrder = InOrder(n)
+        if shuffle:
+            # Whole batches, so that none has rows of two pools.
+            batch, row = batch_size or n, self.spooled.spool.row_bytes
+            segment = batch * max(1, round(SEGMENT_BYTES / row / batch))
+            pool = segment * max(1, round(POOL_BYTES / row / segment))
+            order = RowOrder(n, True, seed, pool, segment)
+        columns = rows.n_features, rows.n_targets
+        self.serve(n, rows.largest(), columns, batch_size, order)

@@ -1,0 +1,65 @@
+"""Standardisation: features with mean 0 and standard deviation 1, and the way back to units."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trueline.reference.triangle import Line, Triangle
+
+Array = NDArray[np.float64]
+
+
+class Scaling(NamedTuple):
+    """Of each feature, what is taken off it, and by what it is then divided.
+
+    Args:
+        mean: Shape (n_features,).
+        scale: Shape (n_features,), > 0.
+
+    Example:
+        >>> scaling = Scaling(np.array([10.0]), np.array([2.0]))
+        >>> scaling.applied_to(np.array([[8.0], [14.0]])).ravel()
+        array([-1.,  2.])
+        >>> scaling.in_units(Line(np.array([4.0]), np.array(1.0)))
+        Line(weight=array([2.]), bias=array(-19.))
+    """
+
+    mean: Array
+    scale: Array
+
+    def applied_to(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Return features, shape (n_samples, n_features), as they are trained on."""
+        return ((X - self.mean) / self.scale).astype(X.dtype, copy=False)
+
+    def in_units(self, line: Line) -> Line:
+        """Return the line that predicts from features in their own units what `line` does."""
+        weight = (line.weight.T / self.scale).T
+        return Line(weight, np.asarray(line.bias - self.mean @ weight))
+
+    def from_units(self, line: Line) -> Line:
+        """Return the line that predicts from scaled features what `line` does from others."""
+        weight = (line.weight.T * self.scale).T
+        return Line(weight, np.asarray(line.bias + self.mean @ line.weight))
+
+    def rows(self, rows: Triangle) -> Triangle:
+        """Return the triangle of the scaled rows, given that of the rows as they are."""
+        R, center, p = rows.R.copy(), rows.center.copy(), len(self.mean)
+        R[:, 1 : p + 1] /= self.scale
+        center[:p] = (center[:p] - self.mean) / self.scale
+        return rows._replace(R=R, center=center)
+
+
+def standardising(rows: Triangle) -> Scaling:
+    """Return the scaling after which features have mean 0 and standard deviation 1, by weight.
+
+    A column that is the same in all rows is not divided.
+
+    Args:
+        rows: As they are.
+    """
+    p = rows.columns
+    mean = rows.center[: p - 1] + rows.R[0, 1:p] / rows.R[0, 0]
+    spread = np.linalg.norm(rows.without_mean(1)[:, : p - 1], axis=0) / math.sqrt(rows.rows)
+    return Scaling(mean, np.where(spread > 0, spread, 1.0))

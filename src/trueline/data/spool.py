@@ -1,0 +1,143 @@
+"""Rows of numbers in a file, for data that is larger than memory."""
+
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+AT_ONCE = 2**22
+"""Bytes that are read at once where all rows are."""
+
+
+class Spool:
+    """Rows of equal width in a file without a name, which goes with the process.
+
+    It is read with as few calls as there are runs of consecutive rows among those asked for.
+
+    Args:
+        width: Numbers in a row.
+        dtype: Of the numbers.
+        folder: Where the file is made; that for temporary files unless given.
+
+    Example:
+        >>> spool = Spool(2, torch.float64)
+        >>> spool.append(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+        >>> len(spool), spool.rows(np.array([2, 0])).tolist()
+        (3, [[5.0, 6.0], [1.0, 2.0]])
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, width: int, dtype: torch.dtype, folder: str | None = None) -> None:
+        self._fd, path = tempfile.mkstemp(prefix="trueline-", dir=folder)
+        weakref.finalize(self, os.close, self._fd)
+        Path(path).unlink()
+        self._n = 0
+        self.width = width
+        self.dtype = dtype
+
+    def __len__(self) -> int:
+        return self._n
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, and numbers in each."""
+        return self._n, self.width
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Write rows at the end.
+
+        Raises:
+            OSError: When there is no room for them.
+        """
+        self._write(self._n, rows)
+        self._n += len(rows)
+
+    def read(self, start: int, out: Tensor) -> Tensor:
+        """Read consecutive rows into a tensor."""
+        self._read(start, out.numpy())
+        return out
+
+    def rows(self, numbers: NDArray[np.int64], out: Tensor | None = None) -> Tensor:
+        """Return rows by their numbers, shape (n,), in that order."""
+        if out is None:
+            out = torch.empty(len(numbers), self.width, dtype=self.dtype)
+        array = out.numpy()
+        ends = (np.flatnonzero(np.diff(numbers) != 1) + 1).tolist()
+        for start, stop in zip([0, *ends], [*ends, len(numbers)], strict=True):
+            if start < stop:
+                self._read(int(numbers[start]), array[start:stop])
+        return out
+
+    def chunks(self) -> Iterator[tuple[int, Tensor]]:
+        """Return all rows, some at a time, with the number of the first; good until the next."""
+        at_once = max(1, AT_ONCE // (self.width * self.dtype.itemsize))
+        held = torch.empty(min(at_once, self._n), self.width, dtype=self.dtype)
+        for first in range(0, self._n, at_once):
+            yield first, self.read(first, held[: self._n - first])
+
+    def change(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+        """Put the rows that a function returns of some in their place, of all of them."""
+        for first, rows in self.chunks():
+            self._write(first, function(rows.numpy()))
+
+    def _read(self, start: int, out: NDArray[Any]) -> None:
+        whole: Any = out.reshape(-1)
+        left, at = memoryview(whole).cast("B"), start * self.row_bytes
+        while left:
+            n = os.preadv(self._fd, [left], at)
+            if not n:
+                raise OSError(f"expected {len(left)} more bytes of rows, found the end of the file")
+            left, at = left[n:], at + n
+
+    def _write(self, start: int, rows: NDArray[Any]) -> None:
+        whole: Any = np.ascontiguousarray(rows).reshape(-1)
+        left = memoryview(whole).cast("B")
+        at = start * self.row_bytes
+        while left:
+            n = os.pwrite(self._fd, left, at)
+            left, at = left[n:], at + n
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.width * self.dtype.itemsize
+
+
+class SpooledRows(torch.utils.data.Dataset[Any]):
+    """What the rows `[x, 1, y]` of a spool, or `[x, 1, y, weight]`, are.
+
+    Args:
+        spool: That holds them.
+        n_features: Columns of x.
+        n_targets: Columns of y; one is served without an axis of its own.
+    """
+
+    def __init__(self, spool: Spool, n_features: int, n_targets: int) -> None:
+        self.spool = spool
+        self.n_features = n_features
+        self.n_targets = n_targets
+        self.weighted = spool.width > n_features + 1 + n_targets
+
+    def __len__(self) -> int:
+        return len(self.spool)
+
+    def blocks(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Return all rows as arrays X, y and weights or None, some at a time."""
+        for _, rows in self.spool.chunks():
+            X, y, *weight = (tensor.numpy() for tensor in self.split(rows))
+            yield X, y, weight[0] if weight else None
+
+    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return rows as a batch: X, y, and weights where they have them."""
+        first = self.n_features + 1
+        y = rows[:, first : first + self.n_targets]
+        batch = rows[:, : self.n_features], y[:, 0] if self.n_targets == 1 else y
+        return (*batch, rows[:, -1]) if self.weighted else batch

@@ -1,0 +1,113 @@
+"""What a run prints: at its start what a step takes in, and its result as a short table, last."""
+
+import math
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+
+from trueline import summary_text
+from trueline.data import RegressionData
+
+LINES_OF_PARAMETERS = 12
+"""The table shows so many parameters; with the other facts it stays on a screen."""
+
+
+def print_start(trainer: Trainer, data: Any) -> None:
+    """Say what a step takes in, where that is more than one batch on one process."""
+    batches, processes = trainer.accumulate_grad_batches, trainer.world_size
+    if not isinstance(data, RegressionData) or (batches == 1 and processes == 1):
+        return
+    rows = data.batch_size or data.n_samples
+    least, most = rows // processes, math.ceil(rows / processes)
+    shares = f"{least:,}" if least == most else f"{least:,} or {most:,}"
+    print(
+        f"{min(rows * batches, data.n_samples):,} rows a step"
+        + (f", in batches of {rows:,}" if batches > 1 else "")
+        + (f"; each of {processes} processes has {shares} of a batch" if processes > 1 else "")
+    )
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Print a result: a summary, the line beside its closed form, and how it came about."""
+    for of_target in result["summary"] or []:
+        print("", *summary_text.table(of_target), sep="\n")
+    best = result["closed_form"] or {}
+    names = result["features"], result["targets"]
+    entries = {
+        label: (value, expected.get(label))
+        for name in ("weight", "bias")
+        for expected in [_entries(name, best.get(name), *names)]
+        for label, value in _entries(name, result[name], *names).items()
+    }
+    wide = max(12, *(len(label) + 2 for label in list(entries)[:LINES_OF_PARAMETERS]))
+    print(f"\n{'':<{wide}}{'trained':>14}" + (f"{'closed form':>16}" if best else ""))
+    lines = [
+        f"{label:<{wide}}{_number(value):>14}{_number(expected):>16}".rstrip()
+        for label, (value, expected) in entries.items()
+    ]
+    print("\n".join(lines[:LINES_OF_PARAMETERS]))
+    if more := len(lines[LINES_OF_PARAMETERS:]):
+        print(f"… and {more} more" + (" in result.json" if result["log_dir"] else ""))
+    print(f"{'loss':<{wide}}{_number(result['loss']):>14}{_number(best.get('loss')):>16}".rstrip())
+    check, n_samples = result["crosscheck"], result["n_samples"]
+    advice = "not yet: give more epochs, or with mini-batches a smaller lr"
+    if (limit := result["largest_stable_lr"]) and result["lr"] > limit:
+        advice = f"no: lr is above the largest stable one, {limit:.4g}"
+    converged = {True: "yes", False: advice, None: None}
+    facts = {
+        "rows": _rows(n_samples, check) if n_samples else None,
+        "correlation": _number(result["correlation"]) or None,
+        "steps at once": result["steps_at_once"],
+        "training": f"{result['epochs']:,} epochs, {result['steps']:,} steps, lr {result['lr']:g}, "
+        f"{result['seconds']:.1f} s",
+        "converged": converged[result["converged"]],
+        "cross-check": _verdict(check) if check else "off",
+        "deviations": _deviations(check) if check and check["steps_checked"] else None,
+        "log directory": result["log_dir"],
+    }
+    print()
+    for name, fact in facts.items():
+        if fact is not None:
+            print(f"{name:<16}{fact}")
+
+
+def _rows(n_samples: int, check: dict[str, Any] | None) -> str:
+    counted = check and check["passed"] and check["epochs_counted"]
+    return f"{n_samples:,}" + (", each once in every epoch" if counted else "")
+
+
+def _deviations(check: dict[str, Any]) -> str:
+    ratios = check["worst_ratios"] | {"free run": check["free_run"]}
+    listed = [f"{ratio:.2g} in {name}" for name, ratio in ratios.items() if ratio is not None]
+    skipped = f"; {check['steps_skipped']:,} steps skipped by the loss scale"
+    said = f"as fractions of their bounds at most {', '.join(listed)}"
+    return said + (skipped if check["steps_skipped"] else "")
+
+
+def _verdict(check: dict[str, Any]) -> str:
+    failure = check["first_failure"]
+    if isinstance(failure, dict):
+        cause = f"; likely cause: {failure['cause']}" if failure["cause"] else ""
+        return f"FAILED at step {failure['step']}: {failure['quantity']}{cause}"
+    if not check["passed"]:
+        return f"FAILED: {failure}"
+    return f"passed: {check['steps_checked']:,} steps compared with NumPy"
+
+
+def _entries(
+    name: str, value: Any, features: list[str] | None, targets: list[str] | None
+) -> dict[str, Any]:
+    """Name the entries of a parameter: `weight`, `weight[j]`, `weight[j,t]`; or by columns."""
+    array = np.asarray(value)
+    if not features or not targets or value is None:
+        places = {at: f"[{','.join(map(str, at))}]" if at else "" for at in np.ndindex(array.shape)}
+        return {f"{name}{place}": array[at] for at, place in places.items()}
+    rows = features if name == "weight" else [name]
+    of_target = [f" → {target}" for target in targets] if len(targets) > 1 else [""]
+    labels = [f"{row}{end}" for row in rows for end in of_target]
+    return dict(zip(labels, array.ravel().tolist(), strict=True))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6f}" if 1e-3 <= abs(value) < 1e6 else f"{value:.6g}"
