@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from certified import certified, digits
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression, Ridge
 
+from certified import certified, digits
 from trueline.reference import SGD, LeastSquares, article, mean_squared_error, train
 from trueline.reference.solve import (
     Line,

@@ -198,20 +198,24 @@ def triangle_of(blocks: Iterable[Block]) -> Triangle:
 def merged(one: Triangle, other: Triangle) -> Triangle:
     """Return the triangle of the rows of both, such as two files or two processes have.
 
-    One is written about the other's center first, `[1, x − c] = [1, x − c′]` with `c′ − c` times
-    the column of ones added to the rest, which changes the first row of R alone.
+    Both are written about the mean of all rows first: `[1, x − c] = [1, x − c′]` with `c′ − c`
+    times the column of ones added to the rest, which changes the first row of R alone.
 
     Raises:
         ValueError: When they have different columns.
     """
     check_same(*(Columns(t.columns - 1, t.n_targets, t.single) for t in (one, other)))
-    if one.n_samples < other.n_samples:
-        one, other = other, one
-    moved = other.R.copy()
-    moved[0, 1:] += moved[0, 0] * (other.center - one.center)
+    parts = (one, other)
+    rows = one.rows + other.rows
+    means = [t.center + t.R[0, 1:] / t.R[0, 0] for t in parts]
+    center = means[0] + other.rows / rows * (means[1] - means[0])
+    moved = [t.R.copy() for t in parts]
+    for R, t in zip(moved, parts, strict=True):
+        R[0, 1:] += R[0, 0] * (t.center - center)
     return one._replace(
-        R=np.asarray(np.linalg.qr(np.concatenate([one.R, moved]), mode="r")),
+        R=np.asarray(np.linalg.qr(np.concatenate(moved), mode="r")),
+        center=center,
         n_samples=one.n_samples + other.n_samples,
-        rows=one.rows + other.rows,
+        rows=rows,
         log_weights=one.log_weights + other.log_weights,
     )
