@@ -11,8 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-ROWS_AT_ONCE = 2**11
-"""So that they stay in the processor's caches; there are four times as many as columns at least."""
+NUMBERS_AT_ONCE = 2**13
+"""Up to so many OpenBLAS multiplies a matrix with a vector in one thread (`interface/ger.c`). With
+more it wakes others, who bring less than that costs, and far less where cores are busy."""
+
+
+def rows_at_once(width: int) -> int:
+    """Return how many rows of `width` columns are factored at once, four times as many at least."""
+    return max(NUMBERS_AT_ONCE // width - width, 4 * width)
 
 
 class Columns(NamedTuple):
@@ -116,7 +122,7 @@ class FactoredRows:
         width = 1 + columns.n_features + columns.n_targets
         # Above the rows at hand stands the triangle of those before. Each column lies in one piece,
         # as LAPACK wants it.
-        self._Z = np.zeros((width + max(ROWS_AT_ONCE, 4 * width), width), order="F")
+        self._Z = np.zeros((width + rows_at_once(width), width), order="F")
         self._rows = self._Z[width:]
 
     def _factor(self) -> None:
