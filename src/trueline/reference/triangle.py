@@ -109,27 +109,9 @@ class Triangle(NamedTuple):
         Raises:
             ValueError: When the columns of `[1, x]` are linearly dependent.
         """
+        A, y = self._penalised(l2, weight_decay)
         p = self.columns
-        strength = np.full(p, l2 + weight_decay / 2)
-        strength[0] = weight_decay / 2
-        # The objective is solved for times n_targets·Σw, which takes the mean out of the residuals.
-        penalised = np.diag(np.sqrt(self.rows * self.n_targets * strength))[strength > 0]
-        # The bias of the centered rows is b + cₓ·w − c_y, and b is what is penalised.
-        back = np.eye(p)
-        back[0, 1:] = -self.center[: p - 1]
-        A = np.concatenate([self.R[:, :p], penalised @ back])
-        center = np.zeros((p, self.n_targets))
-        center[0] = self.center[p - 1 :]
-        y = np.concatenate([self.R[:, p:], -penalised @ center])
-        # With columns of length 1, neither units nor sizes decide what counts as dependent.
-        length = np.linalg.norm(A, axis=0)
-        length[length == 0] = 1
-        singular = np.linalg.svd(A / length, compute_uv=False)
-        # Below this are the roundings of a QR factorisation, and of the numbers as they came.
-        rounded = np.abs(self.center[: p - 1]) * math.sqrt(self.rows) / length[1:]
-        height = self.n_samples + len(penalised)
-        least = (max(height, p) * singular.max() + 4 * rounded.max()) * np.finfo(np.float64).eps
-        rank = int(np.sum(singular > least))
+        length, rank = self._rank(A)
         if rank < p:
             raise ValueError(
                 f"expected linearly independent columns in [X 1]; found rank {rank} for {p} "
@@ -142,19 +124,53 @@ class Triangle(NamedTuple):
         bias = solution[0] - self.center[: p - 1] @ weight + self.center[p - 1 :]
         return Line(weight[:, 0], np.asarray(bias[0])) if self.single else Line(weight, bias)
 
+    def rank(self, l2: float = 0.0, weight_decay: float = 0.0) -> int:
+        """Return how many columns of `[1, x]`, over their penalties, are linearly independent."""
+        return self._rank(self._penalised(l2, weight_decay)[0])[1]
+
+    def _penalised(self, l2: float, weight_decay: float) -> tuple[Array, Array]:
+        """Return `[1, x − cₓ]` and y, each over a row for each penalised parameter."""
+        p = self.columns
+        strength = np.full(p, l2 + weight_decay / 2)
+        strength[0] = weight_decay / 2
+        # The objective is solved for times n_targets·Σw, which takes the mean out of the residuals.
+        penalised = np.diag(np.sqrt(self.rows * self.n_targets * strength))[strength > 0]
+        # The bias of the centered rows is b + cₓ·w − c_y, and b is what is penalised.
+        back = np.eye(p)
+        back[0, 1:] = -self.center[: p - 1]
+        center = np.zeros((p, self.n_targets))
+        center[0] = self.center[p - 1 :]
+        return (
+            np.concatenate([self.R[:, :p], penalised @ back]),
+            np.concatenate([self.R[:, p:], -penalised @ center]),
+        )
+
+    def _rank(self, A: Array) -> tuple[Array, int]:
+        """Return the lengths of the columns of `_penalised` rows, and their rank."""
+        p = self.columns
+        # With columns of length 1, neither units nor sizes decide what counts as dependent.
+        length = np.linalg.norm(A, axis=0)
+        length[length == 0] = 1
+        singular = np.linalg.svd(A / length, compute_uv=False)
+        # Below this are the roundings of a QR factorisation, and of the numbers as they came.
+        rounded = np.abs(self.center[: p - 1]) * math.sqrt(self.rows) / length[1:]
+        height = self.n_samples + len(A) - len(self.R)
+        least = (max(height, p) * singular.max() + 4 * rounded.max()) * np.finfo(np.float64).eps
+        return length, int(np.sum(singular > least))
+
     def curvature(self, l2: float = 0.0) -> float:
         """Return the largest eigenvalue of the Hessian of loss and L2 penalty, by one target.
 
         It is inf where it is beyond float64.
         """
         p = self.columns
-        A = self._plain * math.sqrt(2 / (self.rows * self.n_targets))
+        A = self.plain * math.sqrt(2 / (self.rows * self.n_targets))
         penalised = math.sqrt(2 * l2) * np.eye(p)[1:]
         with np.errstate(over="ignore"):
             return float(np.linalg.norm(np.concatenate([A, penalised]), 2) ** 2)
 
     @property
-    def _plain(self) -> Array:
+    def plain(self) -> Array:
         """R of rows `[1, x]`, but for its orthogonal factor."""
         p = self.columns
         plain = self.R[:, :p].copy()

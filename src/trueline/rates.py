@@ -1,0 +1,122 @@
+"""The learning rate and the momentum that suit the curvatures of an objective.
+
+References:
+    Polyak, "Some methods of speeding up the convergence of iteration methods" (1964): the best
+    learning rate and momentum together.
+    Bach & Moulines, "Non-strongly-convex smooth stochastic approximation with convergence rate
+    O(1/n)" (2013), and Défossez & Bach, "Averaged least-mean-squares: bias-variance trade-offs and
+    optimal sampling distributions" (2015): how large a constant learning rate may be where rows
+    are drawn at random.
+"""
+
+import math
+from dataclasses import replace
+
+from trueline.convergence import Modes, log_rate
+from trueline.reference import SGD
+from trueline.reference.solve import stable_lr
+
+HALVINGS = 100
+"""Of the interval that the best learning rate lies in: more than a float64 has digits."""
+
+
+def best_lr(
+    modes: Modes, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False
+) -> float:
+    """Return the learning rate at which the slowest mode is fastest.
+
+    With λ from μ to L it is `2(1 + momentum)/((1 − dampening)(L + μ))`, and `2/(L + μ)` without
+    momentum: the rate depends on the trace of a mode's map alone, which is then as far from 0 at
+    both ends. With Nesterov's momentum it lies where the slowest mode, which a larger one speeds
+    up, is as fast as the stiffest one, which a larger one slows down.
+
+    Args:
+        modes: Of the objective.
+        momentum: In [0, 1).
+        dampening: Of momentum, in [0, 1).
+        nesterov: Whether the momentum is Nesterov's.
+
+    Example:
+        >>> import numpy as np
+        >>> best_lr(Modes(np.array([3.0, 1.0]), np.eye(2)))
+        0.5
+    """
+    slowest, stiffest = modes.smallest, modes.largest
+    if not nesterov:
+        undamped = 1 - dampening if momentum else 1.0
+        return 2 * (1 + momentum) / (undamped * (stiffest + slowest))
+    low, high = 1 / stiffest, min(1 / slowest, stable_lr(stiffest, momentum, nesterov=True))
+    sgd = SGD(low, momentum, nesterov=True)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        slow, stiff = log_rate(modes.curvature[[-1, 0]], replace(sgd, lr=middle))
+        low, high = (middle, high) if slow > stiff else (low, middle)
+    return low
+
+
+def heavy_ball(modes: Modes, dampening: float = 0.0) -> tuple[float, float]:
+    """Return the learning rate and the momentum that together are fastest: Polyak's heavy ball.
+
+    `lr = (2/(√L + √μ))²` and `momentum = ((√L − √μ)/(√L + √μ))²`: the distance shrinks by
+    `(√κ − 1)/(√κ + 1)` a step, by `(κ − 1)/(κ + 1)` at best without momentum.
+
+    Example:
+        >>> import numpy as np
+        >>> heavy_ball(Modes(np.array([9.0, 1.0]), np.eye(2)))
+        (0.25, 0.25)
+    """
+    sum_ = math.sqrt(modes.largest) + math.sqrt(modes.smallest)
+    momentum = ((math.sqrt(modes.largest) - math.sqrt(modes.smallest)) / sum_) ** 2
+    return (2 / sum_) ** 2 / (1 - dampening if momentum else 1), momentum
+
+
+def best_momentum(modes: Modes, lr: float, dampening: float = 0.0) -> float:
+    """Return the momentum at which the slowest mode is fastest, with a learning rate that is given.
+
+    Both ends of the spectrum then just swing, or one does and the other one swings more:
+    `max(|1 − √(lr·μ)|, |1 − √(lr·L)|)²`.
+
+    Raises:
+        ValueError: When the learning rate is too large for any momentum, `4/L` or more.
+    """
+    effective = lr * (1 - dampening)
+    ends = (abs(1 - math.sqrt(effective * c)) for c in (modes.smallest, modes.largest))
+    momentum = max(ends) ** 2
+    if momentum >= 1:
+        limit = 4 / (modes.largest * (1 - dampening))
+        raise ValueError(
+            f"momentum auto: expected lr below {limit:.4g}, above which no momentum is stable; "
+            f"found {lr}; lower lr, or say auto for it too"
+        )
+    return momentum
+
+
+def minibatch_lr(
+    modes: Modes,
+    steepest: float,
+    batch_size: int,
+    n_samples: int,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+) -> float:
+    """Return a learning rate for batches that are drawn at random: half of a limit that is safe.
+
+    A batch's Hessian G is the mean of `h = 2/n_targets·[1 x]ᵀ[1 x]` and the penalties' curvature
+    over B of n rows; H is that of all. Drawn without replacement, `E G² = H² + f·(E h² − H²)`
+    with `f = (n − B)/(B(n − 1))`, and `E h² ≤ ρH` where no h is steeper than ρ. The mean square of
+    the distance from the optimum, `E‖(I − lr·G)θ‖²`, shrinks where `lr·E G² < 2H`, so below
+    `2/(fρ + (1 − f)λ)`. Of all rows that is 2/λ, of single ones 2/ρ. At half of it the bound on
+    the distance shrinks fastest. Momentum adds up `1/(1 − momentum)` gradients, so that the
+    learning rate is as much smaller.
+
+    Args:
+        modes: Of the objective over all rows.
+        steepest: ρ, the largest eigenvalue that the Hessian of a single row has.
+        batch_size: B.
+        n_samples: n.
+        momentum: In [0, 1).
+        dampening: Of momentum, in [0, 1).
+    """
+    share = (n_samples - batch_size) / (batch_size * max(n_samples - 1, 1))
+    curvature = share * steepest + (1 - share) * modes.largest
+    return (1 - momentum) / ((1 - dampening if momentum else 1.0) * curvature)
