@@ -1,4 +1,4 @@
-"""The commands that need Lightning: its own, and `compare` and `crosscheck` beside them."""
+"""The commands that need Lightning: its own, and ours beside them."""
 
 import argparse
 import gc
@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable
 
+from jsonargparse.typing import PositiveFloat
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
@@ -16,9 +17,10 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from trueline.compare import check_request, compare
 from trueline.crosscheck.matrix import EPOCHS, available_settings, run_matrix
 from trueline.errors import CheckFailed, RequestError
+from trueline.forecast import forecast
 from trueline.lightning_cli import TruelineCLI
 from trueline.option_errors import one_line
-from trueline.report import Report
+from trueline.report import CONVERGED_WITHIN, Report
 from trueline.run_folder import claim_folder, next_folder
 
 LOST = r"gloo.*(?i:connection|timed out|timeout)|Connection (closed|reset) by peer|NCCL|TCPStore"
@@ -60,6 +62,8 @@ def run(arguments: list[str]) -> None:
             CompareCLI(arguments[1:]).compare()
         elif arguments[0] == "crosscheck":
             MatrixCLI(arguments[1:]).run_matrix()
+        elif arguments[0] == "plan":
+            PlanCLI(arguments[1:]).plan()
         else:
             TruelineCLI(arguments)
     except MisconfigurationException as error:
@@ -111,6 +115,27 @@ class CompareCLI(TruelineCLI):
     def callbacks(self, given: list[Callback]) -> list[Callback]:
         """Return those of fit but its report: compare prints a table of its own."""
         return [c for c in super().callbacks(given) if not isinstance(c, Report)]
+
+
+class PlanCLI(TruelineCLI):
+    """`trueline plan`: the options of `fit`, for a training that is not begun."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(args, run=False, prog="trueline plan")
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what counts as converged before the options of fit."""
+        parser.add_argument(
+            "--accuracy",
+            type=PositiveFloat,
+            default=CONVERGED_WITHIN,
+            help="How near the closed form counts as converged, as a fraction of the spread of y.",
+        )
+        super().add_core_arguments_to_parser(parser)
+
+    def plan(self) -> None:
+        """Print the plan."""
+        print(forecast(self.datamodule, self.model, self.options.accuracy).table())
 
 
 class MatrixCLI(TruelineCLI):

@@ -1,6 +1,7 @@
 """Which hyperparameters `LinearRegression` takes, and what to say of others."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ def problems(h: Any) -> list[str]:
     ranges = (
         ("n_features", "1 or more", h.n_features >= 1),
         ("n_targets", "1 or more", h.n_targets >= 1),
-        ("lr", "a finite number above 0", math.isfinite(h.lr) and h.lr > 0),
-        ("momentum", "at least 0 and below 1", 0 <= h.momentum < 1),
+        ("lr", "a finite number above 0", _is_auto_or(h.lr, lambda lr: 0 < lr < math.inf)),
+        ("momentum", "at least 0 and below 1", _is_auto_or(h.momentum, _is_momentum)),
         ("dampening", "0 to 1", 0 <= h.dampening <= 1),
         ("weight_decay", "a finite number of 0 or more", 0 <= h.weight_decay < math.inf),
         ("l1", "a finite number of 0 or more", 0 <= h.l1 < math.inf),
@@ -25,12 +26,25 @@ def problems(h: Any) -> list[str]:
     ]
     if h.schedule and (problem := _schedule_problem(h.schedule)):
         wrong.append(problem)
-    if h.nesterov and (h.momentum <= 0 or h.dampening != 0):
+    if "auto" in (h.lr, h.momentum) and h.dampening == 1:
+        wrong.append(
+            "dampening: expected below 1 with lr or momentum auto, since with 1 no gradient after "
+            f"the first has an effect; found {h.dampening}"
+        )
+    if h.nesterov and (h.momentum == "auto" or h.momentum <= 0 or h.dampening != 0):
         wrong.append(
             "nesterov: expected momentum above 0 and dampening 0 with it; "
             f"found momentum {h.momentum} and dampening {h.dampening}"
         )
     return wrong
+
+
+def _is_auto_or(value: Any, holds: Callable[[float], bool]) -> bool:
+    return value == "auto" if isinstance(value, str) else holds(value)
+
+
+def _is_momentum(value: float) -> bool:
+    return 0 <= value < 1
 
 
 def _is_count(steps: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import pydoc
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from trueline.crosscheck import CrossCheck
 from trueline.data.learned import SAVED_AS
 from trueline.divergence import StopWhenNotFinite
 from trueline.errors import CheckFailed, RequestError
+from trueline.forecast import planned_epochs
 from trueline.hooks import FewHooks
 from trueline.module import LinearRegression
 from trueline.option_errors import check_configs, check_counts, one_line, with_remedy
@@ -154,7 +156,10 @@ class TruelineCLI(LightningCLI):
             self.config = parser.parse_args([a for a in arguments if "--print_config" not in a])
             self.subcommand = self.config.get("subcommand")
             # Else the options of the default class would stay behind where another is asked for.
-            self._set_defaults({"data": {"class_path": self.options.data.class_path}})
+            path = self.options.data.class_path
+            self._set_defaults({"data": {"class_path": path}})
+            if getattr(pydoc.locate(path), "plans_epochs", False):
+                self._set_defaults({"trainer.max_epochs": None})
             if (path := self._requested_checkpoint()) is not None:
                 self.checkpoint = loading.load(path, resume=self.subcommand == "fit")
                 self.checkpoint_path = path
@@ -226,6 +231,7 @@ class TruelineCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our callbacks beside those that the user asked for."""
+        self.settle()
         self.fit_intervals()
         options = self.options.trainer
         if options.logger in (None, True):
@@ -245,9 +251,24 @@ class TruelineCLI(LightningCLI):
             loaded = self.checkpoint_path and (self.checkpoint_path, self.checkpoint)
             plugins = [*plugins, WholeCheckpoints(loaded or None)]
         kwargs["plugins"] = plugins
-        for name in ("check_val_every_n_epoch", "log_every_n_steps", "accelerator"):
+        for name in ("max_epochs", "check_val_every_n_epoch", "log_every_n_steps", "accelerator"):
             kwargs[name] = options[name]
         return super().instantiate_trainer(**kwargs)
+
+    def settle(self) -> None:
+        """Put numbers where the data decides: lr and momentum auto, and epochs that it plans."""
+        if self.subcommand not in (None, "fit"):
+            return
+        options = self.options
+        try:
+            self.model.tune(self.datamodule)
+        except ValueError as error:
+            raise RequestError(f"--model.{error}") from error
+        for name in ("lr", "momentum"):
+            options.model[name] = self.model.hparams[name]
+        if options.trainer.max_epochs is None:
+            options.trainer.max_epochs = planned_epochs(self.datamodule, self.model)
+            self.kept_options["trainer.max_epochs"] = options.trainer.max_epochs
 
     def fit_intervals(self) -> None:
         """Log, validate and save as often as fits the length of the run, where nothing was said."""

@@ -34,8 +34,10 @@ class LinearRegression(QuickNotes, LightningModule):
     Args:
         n_features: Columns of X, ≥ 1.
         n_targets: Columns of y, ≥ 1.
-        lr: Learning rate, > 0.
-        momentum: In [0, 1); 0 is plain SGD.
+        lr: Learning rate, > 0. auto takes the one at which the training converges fastest, of
+            mini-batches one that is safe; it is worked out from the data before the training.
+        momentum: In [0, 1); 0 is plain SGD. auto takes the best one for lr and the full batch, of
+            mini-batches 0.
         dampening: Of momentum, in [0, 1].
         nesterov: Nesterov's momentum; needs momentum > 0 and dampening 0.
         weight_decay: The optimizer's own decay, ≥ 0; unlike l2 it takes in the bias, and its
@@ -63,8 +65,8 @@ class LinearRegression(QuickNotes, LightningModule):
         self,
         n_features: int = 1,
         n_targets: int = 1,
-        lr: float = 0.001,
-        momentum: float = 0.0,
+        lr: float | Literal["auto"] = 0.001,
+        momentum: float | Literal["auto"] = 0.0,
         dampening: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
@@ -103,6 +105,31 @@ class LinearRegression(QuickNotes, LightningModule):
     def step_loss(self) -> Tensor:
         """The mean squared error over the rows of the latest step, in all batches and processes."""
         return self._window.mse
+
+    def setup(self, stage: str) -> None:
+        """Put numbers in the place of auto before a training."""
+        if stage == "fit":
+            self.tune(getattr(self.trainer, "datamodule", None))
+
+    def tune(self, data: Any) -> None:
+        """Put numbers in the place of auto, in the hyperparameters.
+
+        Args:
+            data: That is trained on.
+
+        Raises:
+            ValueError: When there is no number, or none can be worked out from such data.
+        """
+        h: Any = self.hparams
+        asked = [name for name in ("lr", "momentum") if h[name] == "auto"]
+        if not asked:
+            return
+        if not hasattr(data, "tuned"):
+            raise ValueError(
+                f"{asked[0]} auto: expected a RegressionData as datamodule, whose rows tell which "
+                f"is best; found {type(data).__name__}; give a number"
+            )
+        self.hparams.update(data.tuned(h))
 
     def configure_model(self) -> None:
         """Bring the parameters to the Trainer's precision before a checkpoint is loaded into them.

@@ -10,18 +10,21 @@ References:
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from trueline.convergence import Modes, log_rate
+from trueline.convergence import Modes, log_rate, modes
 from trueline.reference import SGD
 from trueline.reference.solve import stable_lr
+from trueline.reference.triangle import Triangle
 
 HALVINGS = 100
 """Of the interval that the best learning rate lies in: more than a float64 has digits."""
 
 
 def best_lr(
-    modes: Modes, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False
+    found: Modes, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False
 ) -> float:
     """Return the learning rate at which the slowest mode is fastest.
 
@@ -31,7 +34,7 @@ def best_lr(
     up, is as fast as the stiffest one, which a larger one slows down.
 
     Args:
-        modes: Of the objective.
+        found: The modes of the objective.
         momentum: In [0, 1).
         dampening: Of momentum, in [0, 1).
         nesterov: Whether the momentum is Nesterov's.
@@ -41,7 +44,7 @@ def best_lr(
         >>> best_lr(Modes(np.array([3.0, 1.0]), np.eye(2)))
         0.5
     """
-    slowest, stiffest = modes.smallest, modes.largest
+    slowest, stiffest = found.smallest, found.largest
     if not nesterov:
         undamped = 1 - dampening if momentum else 1.0
         return 2 * (1 + momentum) / (undamped * (stiffest + slowest))
@@ -49,12 +52,12 @@ def best_lr(
     sgd = SGD(low, momentum, nesterov=True)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        slow, stiff = log_rate(modes.curvature[[-1, 0]], replace(sgd, lr=middle))
+        slow, stiff = log_rate(found.curvature[[-1, 0]], replace(sgd, lr=middle))
         low, high = (middle, high) if slow > stiff else (low, middle)
     return low
 
 
-def heavy_ball(modes: Modes, dampening: float = 0.0) -> tuple[float, float]:
+def heavy_ball(found: Modes, dampening: float = 0.0) -> tuple[float, float]:
     """Return the learning rate and the momentum that together are fastest: Polyak's heavy ball.
 
     `lr = (2/(√L + √μ))²` and `momentum = ((√L − √μ)/(√L + √μ))²`: the distance shrinks by
@@ -65,12 +68,12 @@ def heavy_ball(modes: Modes, dampening: float = 0.0) -> tuple[float, float]:
         >>> heavy_ball(Modes(np.array([9.0, 1.0]), np.eye(2)))
         (0.25, 0.25)
     """
-    sum_ = math.sqrt(modes.largest) + math.sqrt(modes.smallest)
-    momentum = ((math.sqrt(modes.largest) - math.sqrt(modes.smallest)) / sum_) ** 2
+    sum_ = math.sqrt(found.largest) + math.sqrt(found.smallest)
+    momentum = ((math.sqrt(found.largest) - math.sqrt(found.smallest)) / sum_) ** 2
     return (2 / sum_) ** 2 / (1 - dampening if momentum else 1), momentum
 
 
-def best_momentum(modes: Modes, lr: float, dampening: float = 0.0) -> float:
+def best_momentum(found: Modes, lr: float, dampening: float = 0.0) -> float:
     """Return the momentum at which the slowest mode is fastest, with a learning rate that is given.
 
     Both ends of the spectrum then just swing, or one does and the other one swings more:
@@ -80,10 +83,10 @@ def best_momentum(modes: Modes, lr: float, dampening: float = 0.0) -> float:
         ValueError: When the learning rate is too large for any momentum, `4/L` or more.
     """
     effective = lr * (1 - dampening)
-    ends = (abs(1 - math.sqrt(effective * c)) for c in (modes.smallest, modes.largest))
+    ends = (abs(1 - math.sqrt(effective * c)) for c in (found.smallest, found.largest))
     momentum = max(ends) ** 2
     if momentum >= 1:
-        limit = 4 / (modes.largest * (1 - dampening))
+        limit = 4 / (found.largest * (1 - dampening))
         raise ValueError(
             f"momentum auto: expected lr below {limit:.4g}, above which no momentum is stable; "
             f"found {lr}; lower lr, or say auto for it too"
@@ -92,7 +95,7 @@ def best_momentum(modes: Modes, lr: float, dampening: float = 0.0) -> float:
 
 
 def minibatch_lr(
-    modes: Modes,
+    found: Modes,
     steepest: float,
     batch_size: int,
     n_samples: int,
@@ -110,7 +113,7 @@ def minibatch_lr(
     learning rate is as much smaller.
 
     Args:
-        modes: Of the objective over all rows.
+        found: The modes of the objective over all rows.
         steepest: ρ, the largest eigenvalue that the Hessian of a single row has.
         batch_size: B.
         n_samples: n.
@@ -118,5 +121,42 @@ def minibatch_lr(
         dampening: Of momentum, in [0, 1).
     """
     share = (n_samples - batch_size) / (batch_size * max(n_samples - 1, 1))
-    curvature = share * steepest + (1 - share) * modes.largest
+    curvature = share * steepest + (1 - share) * found.largest
     return (1 - momentum) / ((1 - dampening if momentum else 1.0) * curvature)
+
+
+def tuned(
+    rows: Triangle, h: Mapping[str, Any], batch_size: int | None = None, longest: float = 0.0
+) -> dict[str, float]:
+    """Return lr and momentum as hyperparameters have them, with numbers in the place of auto.
+
+    Args:
+        rows: As they are trained on.
+        h: The hyperparameters of the training; lr and momentum may be auto.
+        batch_size: Rows drawn at random for a step; full batch unless given.
+        longest: The largest `‖[1 x]‖²` of a row; only batches need it.
+
+    Raises:
+        ValueError: When no number does, with what to change.
+    """
+    lr, momentum, dampening = h["lr"], h["momentum"], h["dampening"]
+    if "auto" not in (lr, momentum):
+        return {"lr": lr, "momentum": momentum}
+    found = modes(rows, h["l2"], h["weight_decay"])
+    if batch_size is not None:
+        momentum = 0.0 if momentum == "auto" else momentum
+        steepest = 2 / rows.n_targets * longest + 2 * h["l2"] + h["weight_decay"]
+        best = minibatch_lr(found, steepest, batch_size, rows.n_samples, momentum, dampening)
+        lr = best if lr == "auto" else lr
+    elif lr == momentum:
+        lr, momentum = heavy_ball(found, dampening)
+    elif lr == "auto":
+        lr = best_lr(found, momentum, dampening, h["nesterov"])
+    else:
+        momentum = best_momentum(found, lr, dampening)
+    if not 0 < lr < math.inf:
+        raise ValueError(
+            f"lr auto: expected rows whose squares are numbers, found a best lr of {lr}; scale the "
+            "data"
+        )
+    return {"lr": lr, "momentum": momentum}

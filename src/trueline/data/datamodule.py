@@ -1,8 +1,9 @@
 """A LightningDataModule around arrays in memory: the base of every data class here."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from trueline.data.blocks import BatchLoader
 from trueline.data.order import InOrder, RowOrder
 from trueline.data.scaling import Scaling
 from trueline.data.spool import SpooledRows
+from trueline.rates import tuned
 from trueline.reference.triangle import Line, Triangle, triangle, triangle_of
 
 SPOOLED_AT_ONCE = 2**16
@@ -150,6 +152,36 @@ class RegressionData(LightningDataModule):
     def in_units(self, line: Line) -> Line:
         """Return a trained line in the units that the rows came in."""
         return line if self.scaling is None else self.scaling.in_units(line)
+
+    def tuned(self, h: Mapping[str, Any]) -> dict[str, float]:
+        """Return lr and momentum for these rows and batches, with numbers in the place of auto.
+
+        Args:
+            h: Hyperparameters of LinearRegression.
+
+        Raises:
+            ValueError: When no number does, with what to change.
+        """
+        if self.batch_size in (None, self.n_samples):
+            return tuned(self.trained_on, h)
+        # In an order of the data's own, or with weights, the steepest rows may make up a batch.
+        weighted = len(self._loader(self.order).example()) > 2
+        drawn = not weighted and not isinstance(self.order, InOrder)
+        batch_size = (self.batch_size or 1) if drawn else 1
+        return tuned(self.trained_on, h, batch_size, 1 + self._longest())
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the rows take in memory."""
+        if self.spooled is not None:
+            return self.order.pool * self.spooled.spool.row_bytes
+        tensors = (t for t in (self.joined, self.X, self.y, self.sample_weight) if t is not None)
+        return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
+
+    def _longest(self) -> float:
+        """Return the largest `‖x‖²` of a row, as it is trained on."""
+        blocks = (X for X, _, _ in self.spooled.blocks()) if self.spooled else self.X.split(2**14)
+        return max(float(np.square(np.asarray(X, np.float64)).sum(axis=1).max()) for X in blocks)
 
     @cached_property
     def digest(self) -> str:

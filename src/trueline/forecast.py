@@ -1,0 +1,66 @@
+"""The plan of a training, from the data and the model that it is to be of."""
+
+import math
+import time
+from typing import Any
+
+from trueline.data import RegressionData
+from trueline.errors import RequestError
+from trueline.module import LinearRegression
+from trueline.plan import Plan, make_plan
+from trueline.reference.triangle import Line
+
+ROOM = 1.02
+"""How many times the epochs that are needed a training gets: rounding may cost it some."""
+MOST_EPOCHS = 1_000_000
+"""Of a training whose length the data decides; the plan advises what would be shorter."""
+BATCHED_EPOCHS = 10
+"""Of a training by mini-batches: it comes near the line in few passes, and then wanders."""
+
+
+def forecast(data: Any, model: LinearRegression, accuracy: float = 1e-6) -> Plan:
+    """Plan the training of a model on data.
+
+    Args:
+        data: That is trained on.
+        model: With its initial parameters, and numbers for hyperparameters.
+        accuracy: That counts as converged, as a fraction of the spread of y.
+
+    Raises:
+        RequestError: When the data is not held in memory, or too large for its squares.
+    """
+    if not isinstance(data, RegressionData):
+        raise RequestError(
+            f"--data: expected a RegressionData, whose rows can be read; found "
+            f"{type(data).__name__}; choose one such as DummyData"
+        )
+    begin = time.perf_counter()
+    rows = data.trained_on
+    seconds = time.perf_counter() - begin
+    if not math.isfinite(rows.curvature()):
+        raise RequestError("--data: expected rows whose squares are numbers; scale the data")
+    start = Line(*(p.detach().cpu().double().numpy() for p in (model.weight, model.bias)))
+    return make_plan(
+        rows,
+        start,
+        model.hparams,
+        data.batch_size,
+        accuracy,
+        getattr(data, "feature_names", None) or (),
+        data.held_bytes,
+        seconds,
+    )
+
+
+def planned_epochs(data: Any, model: LinearRegression) -> int:
+    """Return how many epochs a training gets whose data decides it.
+
+    Args:
+        data: That is trained on.
+        model: With its initial parameters, and numbers for hyperparameters.
+    """
+    asked = forecast(data, model).trainings["asked"]
+    if asked.epochs is not None:
+        return max(1, min(math.ceil(ROOM * asked.epochs) + 1, MOST_EPOCHS))
+    batched = data.batch_size not in (None, data.n_samples)
+    return BATCHED_EPOCHS if batched else MOST_EPOCHS

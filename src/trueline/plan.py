@@ -1,0 +1,255 @@
+"""What is known of a training before it begins: its limits, the best settings, its length."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trueline.convergence import epochs, modes
+from trueline.rates import best_lr, heavy_ball
+from trueline.reference import SGD
+from trueline.reference.solve import stable_lr
+from trueline.reference.triangle import Array, Line, Triangle
+
+DEPENDENT = 1e-6
+"""How much of a direction in which rows do not differ is a column's, so that it counts as part of
+it; the rounding of the others' shares is below that."""
+WORTH_IT = 2.0
+"""How many times as fast a training must become before the plan advises to change it."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One choice of settings, and how long it takes.
+
+    Args:
+        lr: Learning rate.
+        momentum: Momentum.
+        epochs: Until it has converged; None where it never does, or is not known.
+        note: Why `epochs` is None; else empty.
+    """
+
+    lr: float
+    momentum: float
+    epochs: int | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before a training.
+
+    Args:
+        n_samples: Rows.
+        n_features: Columns of X.
+        n_targets: Columns of y.
+        batch_size: Rows a step.
+        bytes: Of the rows in memory.
+        seconds: For reading all rows once.
+        accuracy: That counts as converged, as a fraction of the spread of y.
+        condition: The largest curvature of the objective over the smallest.
+        condition_standardised: The same for standardised columns.
+        largest_stable_lr: Above which the full batch diverges.
+        constant: Columns that are the same in all rows.
+        collinear: Columns that depend on each other.
+        trainings: By what they are: `asked`; `best lr`, with the momentum that was asked for; `best
+            lr and momentum`; `standardised`, the best lr and momentum for standardised columns. But
+            for `asked`, all of full batches.
+    """
+
+    n_samples: int
+    n_features: int
+    n_targets: int
+    batch_size: int
+    bytes: int
+    seconds: float
+    accuracy: float
+    condition: float
+    condition_standardised: float
+    largest_stable_lr: float
+    constant: list[str]
+    collinear: list[str]
+    trainings: dict[str, Training]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON has words for it: infinities are None, advice is added."""
+        plain = dataclasses.asdict(self) | {"advice": self.advice}
+        infinite = {n for n, v in plain.items() if isinstance(v, float) and math.isinf(v)}
+        return plain | dict.fromkeys(infinite)
+
+    @property
+    def advice(self) -> str:
+        """What to change first, in one line."""
+        asked, best = self.trainings["asked"], self.trainings["best lr and momentum"]
+        standard = self.trainings["standardised"]
+        flat = math.isinf(self.condition)
+        if flat and self.constant:
+            return f"leave out what is the same in all rows: {_listed(self.constant)}"
+        if flat and self.collinear:
+            return (
+                f"leave out one of the columns that depend on each other, {_listed(self.collinear)}"
+                ", or add --model.l2"
+            )
+        if asked.lr > self.largest_stable_lr:
+            return f"lr {asked.lr:g} diverges: set --model.lr below {self.largest_stable_lr:.4g}"
+        if asked.epochs is None and asked.note != "never":
+            return "none: how long it takes is not known beforehand"
+        now = math.inf if asked.epochs is None else asked.epochs
+        if _is_worth(standard, best) and _is_worth(standard, asked):
+            return f"standardise the columns: {_gain(standard, now)}"
+        if _is_worth(best, asked):
+            return f"--model.lr auto --model.momentum auto: {_gain(best, now)}"
+        return f"train as asked: --trainer.max_epochs {now:.0f}"
+
+    def table(self) -> str:
+        """Return the plan as text, 100 columns wide at most."""
+        facts = {
+            "rows": f"{self.n_samples:,}; features {self.n_features:,}, targets "
+            f"{self.n_targets:,}; {self.bytes:,} bytes, read once in {self.seconds:.2g} s",
+            "rows a step": f"{self.batch_size:,}",
+            "condition": f"{self.condition:.4g}; with standardised columns "
+            f"{self.condition_standardised:.4g}",
+            "largest lr": f"{self.largest_stable_lr:.4g}; the full batch diverges above it",
+            "constant": _listed(self.constant),
+            "collinear": _listed(self.collinear),
+        }
+        lines = [f"{name:<16}{fact}" for name, fact in facts.items() if fact]
+        lines += ["", f"{'':<22}{'lr':>12}{'momentum':>12}{'epochs':>24}"]
+        for name, t in self.trainings.items():
+            length = t.note if t.epochs is None else f"{t.epochs:,}"
+            lines.append(f"{name:<22}{t.lr:>12.6g}{t.momentum:>12.6g}{length:>24}")
+        lines += ["", f"epochs until within {self.accuracy:g} of the spread of y for good"]
+        return "\n".join([*lines, f"{'advice':<16}{self.advice}"])
+
+
+def make_plan(
+    rows: Triangle,
+    start: Line,
+    h: Mapping[str, Any],
+    batch_size: int | None = None,
+    accuracy: float = 1e-6,
+    names: Sequence[str] = (),
+    bytes_: int = 0,
+    seconds: float = 0.0,
+) -> Plan:
+    """Plan a training.
+
+    Args:
+        rows: As they are trained on.
+        start: The initial parameters.
+        h: The hyperparameters, all of them numbers.
+        batch_size: Rows a step; all unless given.
+        accuracy: That counts as converged, as a fraction of the spread of y.
+        names: Of the columns of X; `x0` and so on unless given.
+        bytes_: Of the rows in memory.
+        seconds: For reading all rows once.
+    """
+    l2, decay, momentum = h["l2"], h["weight_decay"], h["momentum"]
+    damped = {name: h[name] for name in ("dampening", "nesterov")}
+    found = modes(rows, l2, decay)
+    standard = standardised(rows)
+    standard_modes = modes(standard, l2, decay)
+
+    def train(on: Triangle, sgd: SGD, known: str = "") -> Training:
+        known = known or ("with an L1 penalty" if h["l1"] else "")
+        steps = None if known else epochs(on, start, sgd, l2, accuracy)
+        return Training(sgd.lr, sgd.momentum, steps, "" if steps is not None else known or "never")
+
+    unknown = "with a schedule" if h["schedule"] else ""
+    if batch_size not in (None, rows.n_samples):
+        unknown = "with mini-batches"
+    constant, collinear = dependent(rows)
+    names = names or [f"x{j}" for j in range(rows.columns - 1)]
+    asked = SGD(h["lr"], momentum, weight_decay=decay, **damped)
+    trainings = {"asked": train(rows, asked, unknown)}
+    if not (momentum and h["dampening"] == 1):
+        best = dataclasses.replace(asked, lr=best_lr(found, momentum, **damped))
+        trainings["best lr"] = train(rows, best)
+    for name, on, its in (
+        ("best lr and momentum", rows, found),
+        ("standardised", standard, standard_modes),
+    ):
+        trainings[name] = train(on, SGD(*heavy_ball(its), weight_decay=decay))
+    return Plan(
+        n_samples=rows.n_samples,
+        n_features=rows.columns - 1,
+        n_targets=rows.n_targets,
+        batch_size=batch_size or rows.n_samples,
+        bytes=bytes_,
+        seconds=seconds,
+        accuracy=accuracy,
+        condition=found.condition,
+        condition_standardised=standard_modes.condition,
+        largest_stable_lr=stable_lr(found.largest, momentum, **damped),
+        constant=[names[j] for j in constant],
+        collinear=[names[j] for j in collinear],
+        trainings=trainings,
+    )
+
+
+def standardised(rows: Triangle) -> Triangle:
+    """Return the triangle of rows whose columns have mean 0 and standard deviation 1.
+
+    A shift by the means takes out what the first row of R says of them, and scaling a column
+    scales that of R. Columns that are the same in all rows become 0. y stays as it is.
+    """
+    p = rows.columns
+    R, center = rows.R.copy(), rows.center.copy()
+    R[0, 1:p] = 0
+    center[: p - 1] = 0
+    deviation = _deviations(rows)
+    R[:, 1:p] *= np.divide(1, deviation, out=np.zeros(p - 1), where=deviation > 0)
+    return rows._replace(R=R, center=center)
+
+
+def _deviations(rows: Triangle) -> Array:
+    """Return the standard deviations of the columns of X; 0 where there is only rounding."""
+    p = rows.columns
+    deviation = np.linalg.norm(rows.R[1:, 1:p], axis=0) / math.sqrt(rows.rows)
+    mean = rows.center[: p - 1] + rows.R[0, 1:p] / rows.R[0, 0]
+    rounding = 8 * np.finfo(np.float64).eps * np.abs(mean)
+    return np.where(deviation > rounding, deviation, 0.0)
+
+
+def dependent(rows: Triangle) -> tuple[list[int], list[int]]:
+    """Return which columns of X are the same in all rows, and which depend on each other.
+
+    Columns depend on each other where some multiples of them, and of 1, add up to 0 to rounding.
+
+    Example:
+        >>> from trueline.reference.triangle import triangle
+        >>> X = np.array([[1.0, 2.0, 5.0, 3.0], [2.0, 4.0, 5.0, 1.0], [4.0, 8.0, 5.0, 1.0]])
+        >>> dependent(triangle(np.vstack([X, X**2])))
+        ([], [0, 1, 2, 3])
+        >>> dependent(triangle(np.vstack([X, X + [[1.0, 2.0, 0.0, 0.5]]])))
+        ([2], [0, 1])
+    """
+    varies = np.flatnonzero(_deviations(rows) > 0)
+    constant = sorted(set(range(rows.columns - 1)) - set(varies.tolist()))
+    A = standardised(rows).R[1:, 1 + varies]
+    free = len(varies) - (rows.rank() - 1)
+    if free <= 0 or not len(varies):
+        return constant, []
+    flat = np.linalg.svd(A)[2][-free:]
+    return constant, varies[np.linalg.norm(flat, axis=0) > DEPENDENT].tolist()
+
+
+def _is_worth(new: Training, old: Training) -> bool:
+    """Return whether a training is so much shorter than another one that one should change."""
+    if new.epochs is None:
+        return False
+    return old.epochs is None or old.epochs > WORTH_IT * max(new.epochs, 1)
+
+
+def _gain(new: Training, old: float) -> str:
+    """Say how much shorter a training becomes."""
+    return f"{new.epochs:,} epoch{'s' * (new.epochs != 1)} in the place of {'no end' if math.isinf(old) else f'{old:,}'}"
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    """List names; of many, the first ones."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
