@@ -3,12 +3,12 @@
 import argparse
 import gc
 import logging
+import math
 import re
 import threading
 import warnings
 from collections.abc import Callable
 
-from jsonargparse.typing import PositiveFloat
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
@@ -127,7 +127,7 @@ class PlanCLI(TruelineCLI):
         """Add what counts as converged before the options of fit."""
         parser.add_argument(
             "--accuracy",
-            type=PositiveFloat,
+            type=float,
             default=CONVERGED_WITHIN,
             help="How near the closed form counts as converged, as a fraction of the spread of y.",
         )
@@ -135,7 +135,10 @@ class PlanCLI(TruelineCLI):
 
     def plan(self) -> None:
         """Print the plan."""
-        print(forecast(self.datamodule, self.model, self.options.accuracy).table())
+        accuracy = self.options.accuracy
+        if not 0 < accuracy < math.inf:
+            raise RequestError(f"--accuracy: expected a finite number above 0; found {accuracy}")
+        print(forecast(self.datamodule, self.model, accuracy).table())
 
 
 class MatrixCLI(TruelineCLI):

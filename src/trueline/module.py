@@ -129,7 +129,7 @@ class LinearRegression(QuickNotes, LightningModule):
                 f"{asked[0]} auto: expected a RegressionData as datamodule, whose rows tell which "
                 f"is best; found {type(data).__name__}; give a number"
             )
-        self.hparams.update(data.tuned(h))
+        self.save_hyperparameters(data.tuned(h))
 
     def configure_model(self) -> None:
         """Bring the parameters to the Trainer's precision before a checkpoint is loaded into them.

@@ -221,11 +221,9 @@ def dependent(rows: Triangle) -> tuple[list[int], list[int]]:
 
     Example:
         >>> from trueline.reference.triangle import triangle
-        >>> X = np.array([[1.0, 2.0, 5.0, 3.0], [2.0, 4.0, 5.0, 1.0], [4.0, 8.0, 5.0, 1.0]])
-        >>> dependent(triangle(np.vstack([X, X**2])))
-        ([], [0, 1, 2, 3])
-        >>> dependent(triangle(np.vstack([X, X + [[1.0, 2.0, 0.0, 0.5]]])))
-        ([2], [0, 1])
+        >>> a, b = np.array([1.0, 2.0, 4.0, 0.0, 3.0]), np.array([1.0, 0.0, 0.0, 2.0, 5.0])
+        >>> dependent(triangle(np.column_stack([a, b, 7 + 0 * a, 2 * a + 3])))
+        ([2], [0, 3])
     """
     varies = np.flatnonzero(_deviations(rows) > 0)
     constant = sorted(set(range(rows.columns - 1)) - set(varies.tolist()))
@@ -246,7 +244,8 @@ def _is_worth(new: Training, old: Training) -> bool:
 
 def _gain(new: Training, old: float) -> str:
     """Say how much shorter a training becomes."""
-    return f"{new.epochs:,} epoch{'s' * (new.epochs != 1)} in the place of {'no end' if math.isinf(old) else f'{old:,}'}"
+    place = "no end" if math.isinf(old) else f"{old:,}"
+    return f"{new.epochs:,} epoch{'s' * (new.epochs != 1)} in the place of {place}"
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

@@ -142,6 +142,8 @@ def tuned(
     lr, momentum, dampening = h["lr"], h["momentum"], h["dampening"]
     if "auto" not in (lr, momentum):
         return {"lr": lr, "momentum": momentum}
+    if not math.isfinite(rows.curvature(h["l2"])):
+        raise ValueError("lr auto: expected rows whose squares are numbers; scale the data")
     found = modes(rows, h["l2"], h["weight_decay"])
     if batch_size is not None:
         momentum = 0.0 if momentum == "auto" else momentum
@@ -154,9 +156,4 @@ def tuned(
         lr = best_lr(found, momentum, dampening, h["nesterov"])
     else:
         momentum = best_momentum(found, lr, dampening)
-    if not 0 < lr < math.inf:
-        raise ValueError(
-            f"lr auto: expected rows whose squares are numbers, found a best lr of {lr}; scale the "
-            "data"
-        )
     return {"lr": lr, "momentum": momentum}
