@@ -177,7 +177,7 @@ def test_epochs_of_a_condition_number_of_a_million_millions_take_no_longer() -> 
     assert steps is not None
     # The slow mode, half of the spread's square, has to shrink to 1e-6 times its root of two.
     expected = np.log(1e-6 * np.sqrt(2)) / np.log1p(-1e-12)
-    assert steps == pytest.approx(expected, rel=1e-3)
+    assert steps == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -90,6 +90,15 @@ def test_dependent_columns_go_by_name() -> None:
     assert "leave out" not in plan_of(X, y, l2=0.1).advice
 
 
+def test_column_that_differs_by_rounding_alone_is_constant() -> None:
+    X, y = random_rows()
+    same = np.where(np.arange(50) % 2, 0.1 + 0.2, 0.3)
+    assert len(set(same)) == 2
+    rows = triangle(np.column_stack([X, same]), y)
+    assert dependent(rows) == ([3], [])
+    assert rows.rank() == 4
+
+
 def test_columns_that_nearly_depend_are_not_named() -> None:
     X, y = random_rows()
     near = X[:, 0] + 1e-6 * np.random.default_rng(1).normal(size=50)
@@ -277,6 +286,9 @@ def test_data_that_plans_epochs_is_trained_on_as_long_as_it_needs(cli: Callable[
     assert result["converged"]
     assert result["epochs"] == int(np.ceil(1.02 * planned)) + 1
     assert config_of(run, 0)["trainer"]["max_epochs"] == result["epochs"]
+    path = run.directory / "lightning_logs/version_0/checkpoints/last.ckpt"
+    kept = torch.load(path, weights_only=True)["options"]
+    assert kept["trainer.max_epochs"] == result["epochs"]
     # What is typed wins, and a checkpoint's number over the plan.
     cli("fit", data, *auto, *QUIET, "--trainer.max_epochs=3")
     assert run.result("version_1")["epochs"] == 3

@@ -210,7 +210,7 @@ def _deviations(rows: Triangle) -> Array:
     p = rows.columns
     deviation = np.linalg.norm(rows.R[1:, 1:p], axis=0) / math.sqrt(rows.rows)
     mean = rows.center[: p - 1] + rows.R[0, 1:p] / rows.R[0, 0]
-    rounding = 8 * np.finfo(np.float64).eps * np.abs(mean)
+    rounding = 4 * np.finfo(np.float64).eps * np.abs(mean)
     return np.where(deviation > rounding, deviation, 0.0)
 
 

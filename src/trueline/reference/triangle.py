@@ -150,12 +150,15 @@ class Triangle(NamedTuple):
         p = self.columns
         # With columns of length 1, neither units nor sizes decide what counts as dependent.
         length = np.linalg.norm(A, axis=0)
-        length[length == 0] = 1
+        # Below these are the roundings of the numbers as they came, and of a QR factorisation.
+        rounding = 4 * np.finfo(np.float64).eps * np.abs(self.center[: p - 1])
+        rounding *= math.sqrt(self.rows)
+        A = np.where(length > np.append(0, rounding), A, 0.0)
+        length[~A.any(axis=0)] = 1
         singular = np.linalg.svd(A / length, compute_uv=False)
-        # Below this are the roundings of a QR factorisation, and of the numbers as they came.
-        rounded = np.abs(self.center[: p - 1]) * math.sqrt(self.rows) / length[1:]
         height = self.n_samples + len(A) - len(self.R)
-        least = (max(height, p) * singular.max() + 4 * rounded.max()) * np.finfo(np.float64).eps
+        least = max(height, p) * singular.max() * np.finfo(np.float64).eps
+        least += (rounding / length[1:])[A[:, 1:].any(axis=0)].max(initial=0)
         return length, int(np.sum(singular > least))
 
     def curvature(self, l2: float = 0.0) -> float:
