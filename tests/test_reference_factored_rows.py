@@ -57,8 +57,9 @@ def test_rows_in_blocks_give_the_same_triangle_to_the_bit(data: Any, weighted: b
 
 def test_rows_without_weights_beside_some_with_count_as_one() -> None:
     X, y, w = problem(50)
-    found = triangle_of([(X[:20], y[:20], None), (X[20:], y[20:], w[20:])])
-    whole = triangle(X, y, [*np.ones(20), *w[20:]])
+    parts = [(X[:20], y[:20], None), (X[20:35], y[20:35], w[20:35]), (X[35:], y[35:], None)]
+    found = triangle_of(parts)
+    whole = triangle(X, y, [*np.ones(20), *w[20:35], *np.ones(15)])
     np.testing.assert_array_equal(found.R, whole.R)
     assert found[2:] == whole[2:]
 
