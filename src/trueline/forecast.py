@@ -10,6 +10,9 @@ from trueline.module import LinearRegression
 from trueline.plan import Plan, make_plan
 from trueline.reference.triangle import Line
 
+FINE = 1e-12
+"""How near a training comes whose length the data decides, as a fraction of the spread of y: then
+even coefficients that matter little have six digits or more, where columns nearly depend."""
 ROOM = 1.02
 """How many times the epochs that are needed a training gets: rounding may cost it some."""
 MOST_EPOCHS = 1_000_000
@@ -59,7 +62,7 @@ def planned_epochs(data: Any, model: LinearRegression) -> int:
         data: That is trained on.
         model: With its initial parameters, and numbers for hyperparameters.
     """
-    asked = forecast(data, model).trainings["asked"]
+    asked = forecast(data, model, FINE).trainings["asked"]
     if asked.epochs is not None:
         return max(1, min(math.ceil(ROOM * asked.epochs) + 1, MOST_EPOCHS))
     batched = data.batch_size not in (None, data.n_samples)

@@ -48,6 +48,8 @@ TRAINER_DEFAULTS = {
     "check_val_every_n_epoch": None,
     "enable_model_summary": False,
 }
+PLANNED = {"model.lr": "auto", "model.momentum": "auto", "trainer.max_epochs": None}
+"""Defaults of the data classes whose rows say what they need."""
 POINTS_PER_CURVE = 500
 """More than a screen shows of a curve, and half of what TensorBoard keeps of one."""
 FEWEST_POINTS = 100
@@ -159,7 +161,7 @@ class TruelineCLI(LightningCLI):
             path = self.options.data.class_path
             self._set_defaults({"data": {"class_path": path}})
             if getattr(pydoc.locate(path), "plans_epochs", False):
-                self._set_defaults({"trainer.max_epochs": None})
+                self._set_defaults(PLANNED)
             if (path := self._requested_checkpoint()) is not None:
                 self.checkpoint = loading.load(path, resume=self.subcommand == "fit")
                 self.checkpoint_path = path
