@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: fit compare crosscheck test lint alarms kills cost threads bench bench-gpu tensorboard clean
+.PHONY: fit compare crosscheck test lint alarms kills cost threads bench bench-tables bench-gpu tensorboard clean
 
 fit: .venv/installed            ## train the article's 15 points
 	$(BIN)/trueline fit
@@ -36,6 +36,9 @@ threads: .venv/installed        ## how far the number of threads moves the numbe
 
 bench: .venv/installed-test     ## how fast it trains, beside what one would otherwise write
 	$(BIN)/python benchmarks/speed.py --out benchmarks/results/$$(date +%F)-speed.md
+
+bench-tables: .venv/installed       ## how much memory and time a table larger than memory takes
+	$(BIN)/python benchmarks/table_scale.py --out benchmarks/results/$$(date +%F)-tables.md
 
 bench-gpu: .venv/installed-test ## the same on a GPU, if there is one
 	$(BIN)/python benchmarks/gpu_speed.py --out benchmarks/results/$$(date +%F)-gpu-speed.md

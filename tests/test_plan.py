@@ -280,7 +280,7 @@ def test_data_that_plans_epochs_is_trained_on_as_long_as_it_needs(cli: Callable[
     run = cli("fit", data, *auto, *QUIET)
     assert run.status == 0, run.stderr
     result = run.result()
-    table = cli("plan", data, *auto).stdout
+    table = cli("plan", data, *auto, "--accuracy=1e-12").stdout
     (asked,) = [line for line in table.splitlines() if line.startswith("asked")]
     planned = int(asked.split()[-1])
     assert result["converged"]

@@ -168,7 +168,7 @@ class RegressionData(LightningDataModule):
         weighted = len(self._loader(self.order).example()) > 2
         drawn = not weighted and not isinstance(self.order, InOrder)
         batch_size = (self.batch_size or 1) if drawn else 1
-        return tuned(self.trained_on, h, batch_size, 1 + self._longest())
+        return tuned(self.trained_on, h, batch_size, 1 + self.longest)
 
     @property
     def held_bytes(self) -> int:
@@ -178,10 +178,10 @@ class RegressionData(LightningDataModule):
         tensors = (t for t in (self.joined, self.X, self.y, self.sample_weight) if t is not None)
         return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
 
-    def _longest(self) -> float:
-        """Return the largest `‖x‖²` of a row, as it is trained on."""
-        blocks = (X for X, _, _ in self.spooled.blocks()) if self.spooled else self.X.split(2**14)
-        return max(float(np.square(np.asarray(X, np.float64)).sum(axis=1).max()) for X in blocks)
+    @cached_property
+    def longest(self) -> float:
+        """The largest `‖x‖²` of a row, as it is trained on."""
+        return max(float(X.double().square().sum(1).max()) for X in self.X.split(2**14))
 
     @cached_property
     def digest(self) -> str:

@@ -15,7 +15,7 @@ from trueline.data.spool import Spool, SpooledRows
 Array = NDArray[Any]
 
 ROWS_AT_ONCE = 2**14
-IN_MEMORY = 2**29
+IN_MEMORY = 2**28
 """Bytes of rows up to which they are held in memory."""
 SEGMENT_BYTES = 2**20
 """Of neighbours that are read together where rows in a file are shuffled."""
@@ -35,6 +35,8 @@ class Gathered:
 
     Attributes:
         spool: Where rows are in a file.
+        largest: The largest number in magnitude, once it has been looked for.
+        longest: The largest `‖x‖²` of a row, the same.
         dropped: Numbers of the rows that were left out of these when they were gathered.
 
     Example:
@@ -61,6 +63,7 @@ class Gathered:
         self._bytes = 0
         self.spool: Spool | None = None
         self.dropped = np.empty(0, np.int64)
+        self.largest = self.longest = 0.0
 
     def __len__(self) -> int:
         return len(self.spool) if self.spool is not None else sum(map(len, self._parts))
@@ -106,29 +109,36 @@ class Gathered:
         """Return all rows as X, y and weights, some at a time."""
         return map(self.split, self.chunks())
 
-    def change_features(self, function: Callable[[Array], Array]) -> None:
-        """Put what a function returns of the features in their place."""
+    def change_features(self, function: Callable[[Array], Array] | None) -> None:
+        """Put what a function returns of the features in their place, and see how large all are."""
         features = slice(0, self.n_features)
 
         def change(rows: Array) -> Array:
-            rows[:, features] = function(rows[:, features])
+            X = rows[:, features]
+            if function:
+                X[:] = function(X)
+            self.longest = max(self.longest, float(np.einsum("ij,ij->i", X, X).max()))
+            self.largest = max(self.largest, float(rows.max()), -float(rows.min()))
             return rows
 
-        if self.spool is not None:
+        if self.spool is not None and function:
             self.spool.change(change)
         else:
             for rows in self.chunks():
                 change(rows)
 
-    def largest(self) -> float:
-        """Return the largest number in magnitude."""
-        return max(float(np.abs(rows).max()) for rows in self.chunks())
+    def joined(self) -> list[Array]:
+        """Return all rows, which are in memory, as `[x, 1, y]`, X, y, and weights if they have any.
 
-    def together(self) -> tuple[Array, Array, Array | None]:
-        """Return all rows, which are in memory, as X, y and weights."""
+        X and y are parts of the first.
+        """
         if len(self._parts) != 1:
             self._parts = [np.concatenate(self._parts)]
-        return self.split(self._parts[0])
+        joined, weights = self._parts[0], []
+        if self.weighted:
+            joined, weights = np.ascontiguousarray(joined[:, :-1]), [joined[:, -1].copy()]
+        X, y, _ = self.split(joined)
+        return [joined, X, y, *weights]
 
     def as_dataset(self) -> SpooledRows | None:
         """Return the rows that are in a file; None where they are in memory."""
@@ -204,20 +214,23 @@ class GatheredData(RegressionData):
         self, rows: Gathered, batch_size: int | None = None, shuffle: bool = False, seed: int = 0
     ) -> None:
         self.spooled = rows.as_dataset()
-        if self.spooled is None:
-            X, y, weight = rows.together()
-            super().__init__(X, y, batch_size, shuffle, seed, weight)
-            return
         LightningDataModule.__init__(self)
         n = len(rows)
         if wrong := serving_problems(n, batch_size, seed):
             raise ValueError("; ".join(wrong))
-        order: RowOrder = InOrder(n)
-        if shuffle:
+        order: RowOrder = RowOrder(n, True, seed) if shuffle else InOrder(n)
+        if self.spooled is None:
+            self.joined, *batch = map(torch.from_numpy, rows.joined())
+            self.X, self.y = batch[:2]
+            self.sample_weight = batch[2] if rows.weighted else None
+        elif shuffle:
             # Whole batches, so that none has rows of two pools.
-            batch, row = batch_size or n, self.spooled.spool.row_bytes
-            segment = batch * max(1, round(SEGMENT_BYTES / row / batch))
+            size, row = batch_size or n, self.spooled.spool.row_bytes
+            segment = size * max(1, round(SEGMENT_BYTES / row / size))
             pool = segment * max(1, round(POOL_BYTES / row / segment))
             order = RowOrder(n, True, seed, pool, segment)
         columns = rows.n_features, rows.n_targets
-        self.serve(n, rows.largest(), columns, batch_size, order)
+        if not rows.largest:
+            rows.change_features(None)
+        self.longest = rows.longest
+        self.serve(n, rows.largest, columns, batch_size, order)

@@ -198,21 +198,23 @@ class _Pools:
 
     def _fill(self, place: Tensor, tensor: Tensor | Spool, begin: int) -> None:
         """Fetch the rows of a pool that begins at a slot."""
-        end = min(begin + self._pool, self._n)
+        end, size = min(begin + self._pool, self._n), self._segment
+        whole = max(min(end, self._in_segments) - begin, 0)
+        starts = self._offset + size * self._order.run(begin // size, (begin + whole) // size)
+        loose = self._rows(np.arange(begin + whole, end))
         if isinstance(tensor, Spool):
-            tensor.rows(self._rows(np.arange(begin, end)), place[: end - begin])
+            for k, start in enumerate(starts.tolist()):
+                tensor.read(start, place[k * size : (k + 1) * size])
+            tensor.rows(loose, place[whole : end - begin])
             return
-        whole, size = max(min(end, self._in_segments) - begin, 0), self._segment
         if whole:
-            segments = self._order.run(begin // size, (begin + whole) // size)
-            starts = torch.from_numpy(self._offset + size * segments)
             width = tensor[0].numel()
             runs = tensor.as_strided((len(tensor) - size + 1, size * width), (width, 1))
             by_segment = place[:whole].view(whole // size, -1)
-            torch.index_select(runs, 0, starts.to(tensor.device), out=by_segment)
-        if begin + whole < end:
-            loose = torch.from_numpy(self._rows(np.arange(begin + whole, end)))
-            torch.index_select(tensor, 0, loose.to(tensor.device), out=place[whole : end - begin])
+            torch.index_select(runs, 0, torch.from_numpy(starts).to(tensor.device), out=by_segment)
+        if len(loose):
+            numbers = torch.from_numpy(loose).to(tensor.device)
+            torch.index_select(tensor, 0, numbers, out=place[whole : end - begin])
 
     def _mixing(self, pool: int) -> "_Mixing":
         if pool not in self._within:
