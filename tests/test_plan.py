@@ -19,9 +19,10 @@ from trueline.data import DummyData, RegressionData
 from trueline.errors import RequestError
 from trueline.forecast import forecast
 from trueline.module import LinearRegression
-from trueline.plan import Plan, dependent, make_plan, standardised
+from trueline.plan import Plan, dependent, make_plan
 from trueline.reference import article
 from trueline.reference.triangle import Line, triangle
+from trueline.scaling import standardising
 
 PLAIN = {
     **{"lr": 0.001, "momentum": 0.0, "dampening": 0.0, "nesterov": False},
@@ -59,7 +60,8 @@ def test_standardised_is_the_triangle_of_standardised_rows() -> None:
     mean = np.average(X, axis=0, weights=weight)
     deviation = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
     expected = triangle((X - mean) / deviation, y, weight)
-    found = standardised(triangle(X, y, weight))
+    rows = triangle(X, y, weight)
+    found = standardising(rows).rows(rows)
     line = Line(np.array([1.0, -2.0, 3.0]), np.array(0.5))
     assert found.loss(line) == pytest.approx(expected.loss(line), rel=1e-10)
     assert found.curvature() == pytest.approx(expected.curvature(), rel=1e-10)

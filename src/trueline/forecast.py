@@ -52,6 +52,7 @@ def forecast(data: Any, model: LinearRegression, accuracy: float = 1e-6) -> Plan
         getattr(data, "feature_names", None) or (),
         data.held_bytes,
         seconds,
+        data.triangle,
     )
 
 

@@ -12,7 +12,8 @@ from trueline.convergence import epochs, modes
 from trueline.rates import best_lr, heavy_ball
 from trueline.reference import SGD
 from trueline.reference.solve import stable_lr
-from trueline.reference.triangle import Array, Line, Triangle
+from trueline.reference.triangle import Line, Triangle
+from trueline.scaling import standardising
 
 DEPENDENT = 1e-6
 """How much of a direction in which rows do not differ is a column's, so that it counts as part of
@@ -134,6 +135,7 @@ def make_plan(
     names: Sequence[str] = (),
     bytes_: int = 0,
     seconds: float = 0.0,
+    raw: Triangle | None = None,
 ) -> Plan:
     """Plan a training.
 
@@ -146,11 +148,12 @@ def make_plan(
         names: Of the columns of X; `x0` and so on unless given.
         bytes_: Of the rows in memory.
         seconds: For reading all rows once.
+        raw: Before they were standardised, if they were.
     """
     l2, decay, momentum = h["l2"], h["weight_decay"], h["momentum"]
     damped = {name: h[name] for name in ("dampening", "nesterov")}
     found = modes(rows, l2, decay)
-    standard = standardised(rows)
+    standard = standardising(rows).rows(rows)
     standard_modes = modes(standard, l2, decay)
 
     def train(on: Triangle, sgd: SGD, known: str = "") -> Training:
@@ -181,37 +184,13 @@ def make_plan(
         bytes=bytes_,
         seconds=seconds,
         accuracy=accuracy,
-        condition=found.condition,
+        condition=modes(raw or rows, l2, decay).condition,
         condition_standardised=standard_modes.condition,
         largest_stable_lr=stable_lr(found.largest, momentum, **damped),
         constant=[names[j] for j in constant],
         collinear=[names[j] for j in collinear],
         trainings=trainings,
     )
-
-
-def standardised(rows: Triangle) -> Triangle:
-    """Return the triangle of rows whose columns have mean 0 and standard deviation 1.
-
-    A shift by the means takes out what the first row of R says of them, and scaling a column
-    scales that of R. Columns that are the same in all rows become 0. y stays as it is.
-    """
-    p = rows.columns
-    R, center = rows.R.copy(), rows.center.copy()
-    R[0, 1:p] = 0
-    center[: p - 1] = 0
-    deviation = _deviations(rows)
-    R[:, 1:p] *= np.divide(1, deviation, out=np.zeros(p - 1), where=deviation > 0)
-    return rows._replace(R=R, center=center)
-
-
-def _deviations(rows: Triangle) -> Array:
-    """Return the standard deviations of the columns of X; 0 where there is only rounding."""
-    p = rows.columns
-    deviation = np.linalg.norm(rows.R[1:, 1:p], axis=0) / math.sqrt(rows.rows)
-    mean = rows.center[: p - 1] + rows.R[0, 1:p] / rows.R[0, 0]
-    rounding = 4 * np.finfo(np.float64).eps * np.abs(mean)
-    return np.where(deviation > rounding, deviation, 0.0)
 
 
 def dependent(rows: Triangle) -> tuple[list[int], list[int]]:
@@ -225,9 +204,10 @@ def dependent(rows: Triangle) -> tuple[list[int], list[int]]:
         >>> dependent(triangle(np.column_stack([a, b, 7 + 0 * a, 2 * a + 3])))
         ([2], [0, 3])
     """
-    varies = np.flatnonzero(_deviations(rows) > 0)
+    scaling = standardising(rows)
+    varies = np.flatnonzero(np.isfinite(scaling.scale))
     constant = sorted(set(range(rows.columns - 1)) - set(varies.tolist()))
-    A = standardised(rows).R[1:, 1 + varies]
+    A = scaling.rows(rows).R[1:, 1 + varies]
     free = len(varies) - (rows.rank() - 1)
     if free <= 0 or not len(varies):
         return constant, []

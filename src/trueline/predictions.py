@@ -121,6 +121,7 @@ class PredictionWriter(Callback):
 
     def _write(self, columns: "dict[str, Any]") -> None:
         import pyarrow as pa
+        import pyarrow.compute
         from pyarrow import csv as arrow_csv
         from pyarrow import parquet
 
@@ -136,7 +137,14 @@ class PredictionWriter(Callback):
             csv.writer(header, lineterminator="\n").writerow(columns)
             self._file.write(header.getvalue().encode())
             self._header_due = False
-        arrow_csv.write_csv(batch, self._file, arrow_csv.WriteOptions(include_header=False))
+        special = any(
+            pa.compute.any(pa.compute.match_substring_regex(column, '[",\r\n]')).as_py()
+            for column in batch.columns
+            if pa.types.is_string(column.type)
+        )
+        style = "needed" if special else "none"  # which is all text, or no field
+        options = arrow_csv.WriteOptions(include_header=False, quoting_style=style)
+        arrow_csv.write_csv(batch, self._file, options)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the file and say where it is."""

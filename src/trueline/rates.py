@@ -10,6 +10,7 @@ References:
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -70,6 +71,7 @@ def heavy_ball(found: Modes, dampening: float = 0.0) -> tuple[float, float]:
     """
     sum_ = math.sqrt(found.largest) + math.sqrt(found.smallest)
     momentum = ((math.sqrt(found.largest) - math.sqrt(found.smallest)) / sum_) ** 2
+    momentum = momentum if momentum > sys.float_info.epsilon else 0.0  # all modes are alike
     return (2 / sum_) ** 2 / (1 - dampening if momentum else 1), momentum
 
 

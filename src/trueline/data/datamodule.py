@@ -13,10 +13,10 @@ from torch.utils.data import TensorDataset
 
 from trueline.data.blocks import BatchLoader
 from trueline.data.order import InOrder, RowOrder
-from trueline.data.scaling import Scaling
 from trueline.data.spool import SpooledRows
 from trueline.rates import tuned
 from trueline.reference.triangle import Line, Triangle, triangle, triangle_of
+from trueline.scaling import Scaling
 
 SPOOLED_AT_ONCE = 2**16
 """Rows from a file that are validated or predicted at once, whatever a step takes in."""

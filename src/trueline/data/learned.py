@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from trueline.checkpoints.reading import read, refusing
-from trueline.data.scaling import Scaling
 from trueline.errors import RequestError
 from trueline.reference.triangle import Triangle
+from trueline.scaling import Scaling
 
 if TYPE_CHECKING:
     from trueline.tables import Columns
@@ -61,8 +61,8 @@ class Learned(NamedTuple):
             n_features = len(columns.feature_names)
             scaling = None
             if state["scaling"] is not None:
-                mean, scale = (_finite(array, n_features) for array in state["scaling"])
-                if not (scale > 0).all():
+                mean, scale = (_numbers(array, n_features) for array in state["scaling"])
+                if not (np.isfinite(mean).all() and (scale > 0).all()):
                     raise ValueError("scales above 0")
                 scaling = Scaling(mean, scale)
             R, center, *counts = state["rows"]
@@ -77,7 +77,14 @@ class Learned(NamedTuple):
 
 
 def _finite(array: Any, *shape: int) -> Any:
+    found = _numbers(array, *shape)
+    if not np.isfinite(found).all():
+        raise ValueError("finite numbers")
+    return found
+
+
+def _numbers(array: Any, *shape: int) -> Any:
     found = array.numpy().astype(np.float64)
-    if found.shape != shape or not np.isfinite(found).all():
-        raise ValueError(f"finite numbers of shape {shape}")
+    if found.shape != shape or np.isnan(found).any():
+        raise ValueError(f"numbers of shape {shape}")
     return found

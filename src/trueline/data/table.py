@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from trueline.data.gathered import IN_MEMORY, Gathered, GatheredData, gather
 from trueline.data.learned import Learned
-from trueline.data.scaling import standardising
 from trueline.errors import RequestError
 from trueline.reference.triangle import triangle_of
+from trueline.scaling import standardising
 
 if TYPE_CHECKING:
     from trueline.tables import Columns, Table
@@ -103,11 +103,10 @@ class TableData(GatheredData):
             if other:
                 parts[name] = _gather(open_table(other), *self._reading)
         mine = parts.pop("train")
+        self.triangle = triangle_of(mine.blocks())
         if learned is None:
-            all_rows = triangle_of(mine.blocks())
-            scaling = standardising(all_rows) if standardize else None
-            learned = Learned(columns, scaling, all_rows)
-            self.triangle = all_rows
+            scaling = standardising(self.triangle) if standardize else None
+            learned = Learned(columns, scaling, self.triangle)
         if learned.scaling is not None:
             for part in (mine, *parts.values()):
                 part.change_features(learned.scaling.applied_to)

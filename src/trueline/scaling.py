@@ -16,7 +16,7 @@ class Scaling(NamedTuple):
 
     Args:
         mean: Shape (n_features,).
-        scale: Shape (n_features,), > 0.
+        scale: Shape (n_features,), > 0; inf where nothing is to be left.
 
     Example:
         >>> scaling = Scaling(np.array([10.0]), np.array([2.0]))
@@ -38,11 +38,6 @@ class Scaling(NamedTuple):
         weight = (line.weight.T / self.scale).T
         return Line(weight, np.asarray(line.bias - self.mean @ weight))
 
-    def from_units(self, line: Line) -> Line:
-        """Return the line that predicts from scaled features what `line` does from others."""
-        weight = (line.weight.T * self.scale).T
-        return Line(weight, np.asarray(line.bias + self.mean @ line.weight))
-
     def rows(self, rows: Triangle) -> Triangle:
         """Return the triangle of the scaled rows, given that of the rows as they are."""
         R, center, p = rows.R.copy(), rows.center.copy(), len(self.mean)
@@ -54,12 +49,13 @@ class Scaling(NamedTuple):
 def standardising(rows: Triangle) -> Scaling:
     """Return the scaling after which features have mean 0 and standard deviation 1, by weight.
 
-    A column that is the same in all rows is not divided.
+    A column that is the same in all rows, to rounding, becomes 0.
 
     Args:
         rows: As they are.
     """
     p = rows.columns
     mean = rows.center[: p - 1] + rows.R[0, 1:p] / rows.R[0, 0]
-    spread = np.linalg.norm(rows.without_mean(1)[:, : p - 1], axis=0) / math.sqrt(rows.rows)
-    return Scaling(mean, np.where(spread > 0, spread, 1.0))
+    spread = np.linalg.norm(rows.R[1:, 1:p], axis=0) / math.sqrt(rows.rows)
+    rounding = 4 * np.finfo(np.float64).eps * np.abs(mean)
+    return Scaling(mean, np.where(spread > rounding, spread, np.inf))
