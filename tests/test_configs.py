@@ -21,12 +21,14 @@ BASE = ("--config", "configs/dummy.yaml")
 @pytest.fixture(autouse=True)
 def configs(tmp_path: Path) -> None:
     """Put the files where the commands in them expect the files."""
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    for folder in ("configs", "tests/data"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
 
 
 def options(path: Path) -> tuple[str, ...]:
     """Give a file as it is meant to be given: an overlay after the base."""
-    return (*BASE, "--config", f"configs/{path.name}") if path in OVERLAYS else BASE
+    own = "--config", f"configs/{path.name}"
+    return (*BASE, *own) if path in OVERLAYS else own
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -39,7 +41,7 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def test_configs_are_all_found() -> None:
-    assert {path.stem for path in CONFIGS} >= {"dummy", "cpu", "gpu", "ddp"}
+    assert {path.stem for path in CONFIGS} >= {"dummy", "synthetic", "table", "cpu", "gpu", "ddp"}
     assert {path.stem for path in OVERLAYS} >= {"cpu", "gpu", "ddp"}
 
 
