@@ -1,0 +1,95 @@
+"""Real tables, with nothing chosen but file and target: certified digits, and SGD comes to them."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from test_convergence import real_data
+from trueline.crosscheck import CrossCheck
+from trueline.data import TableData
+from trueline.forecast import forecast
+from trueline.module import LinearRegression
+from trueline.report import summarise
+
+DATA = Path(__file__).parent / "data"
+TABLES = ("norris", "pontius", "longley", "wampler1", "diabetes", "engel")
+DIGITS = {"norris": 12.0, "pontius": 12.5, "longley": 10.5, "wampler1": 9.0}
+"""That the certified parameters are reached to."""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[[str], Path]:
+    """Return a writer of one of the tables as CSV."""
+
+    def write(name: str) -> Path:
+        X, y = real_data()[name]
+        path = tmp_path / f"{name}.csv"
+        with path.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow([*(f"x{j}" for j in range(X.shape[1])), "y"])
+            rows.writerows([map(repr, map(float, row)) for row in np.column_stack([X, y])])
+        return path
+
+    return write
+
+
+def digits(found: Any, certified: Any) -> float:
+    """Return the log relative error, of the parameter that has the fewest digits."""
+    found, certified = np.asarray(found, float), np.asarray(certified, float)
+    wrong = np.abs(found - certified) / np.abs(certified)
+    return float(-np.log10(max(wrong.max(), 1e-16)))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_fit_with_its_defaults_comes_to_the_closed_form(
+    name: str, table: Callable[[str], Path], cli: Callable[..., Any]
+) -> None:
+    run = cli("fit", "--data=TableData", f"--data.path={table(name)}", "--data.target=y")
+    assert run.status == 0, run.stderr
+    result = run.result()
+    best, summary = result["closed_form"], result["summary"][0]
+    for parameter in ("weight", "bias"):
+        assert result[parameter] == pytest.approx(best[parameter], rel=1e-6)
+    assert result["converged"]
+    assert result["crosscheck"]["passed"]
+    assert result["crosscheck"]["steps_checked"] == result["steps"] > 0
+    assert result["features"] == [f"x{j}" for j in range(result["n_features"])]
+    found = [entry["value"] for entry in summary["coefficients"]]
+    errors = [entry["std_error"] for entry in summary["coefficients"]]
+    if name in DIGITS:
+        certified = json.loads((DATA / f"{name}.json").read_text("utf-8"))
+        closed = [best["bias"], *np.atleast_1d(best["weight"])]
+        for parameters in (found, closed):
+            assert digits(parameters, certified["certified_params"]) >= DIGITS[name]
+        if all(certified["certified_std_errors"]):
+            expected = certified["certified_std_errors"]
+            assert digits(errors, expected) >= DIGITS[name] - 1
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_plan_says_when_the_training_has_converged(
+    name: str, table: Callable[[str], Path], make_trainer: Callable[..., Any]
+) -> None:
+    data = TableData(str(table(name)), "y")
+
+    def model() -> LinearRegression:
+        torch.manual_seed(0)
+        model = LinearRegression(data.n_features, lr="auto", momentum="auto")
+        model.tune(data)
+        return model
+
+    planned = forecast(data, model()).trainings["asked"].epochs
+    assert planned is not None
+    for epochs, expected in ((1.05 * planned + 1, True), (0.95 * planned - 1, False)):
+        if epochs < 1:
+            continue
+        trainer = make_trainer(max_epochs=int(np.ceil(epochs)), callbacks=[CrossCheck()])
+        trained = model()
+        trainer.fit(trained, data)
+        assert summarise(trainer, trained)["converged"] is expected
