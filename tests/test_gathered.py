@@ -13,6 +13,7 @@ from trueline.data.gathered import Gathered, GatheredData
 from trueline.data.spool import Spool, SpooledRows
 from trueline.errors import CheckFailed
 from trueline.module import LinearRegression
+from trueline.report import summarise
 from trueline.tensorboard import Scalars
 
 
@@ -131,3 +132,21 @@ def test_rows_that_are_drawn_apart_are_all_there() -> None:
         }
         found = sorted(tuple(r) for part in parts.values() for c in part.chunks() for r in c)
         assert found == sorted(tuple(r) for c in rows(in_memory, False).chunks() for r in c)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_result_of_rows_in_a_file_is_that_of_rows_in_memory(
+    make_trainer: Callable[..., Any], weighted: bool
+) -> None:
+    found = []
+    for in_memory in (1, 2**20):
+        torch.manual_seed(0)
+        gathered_rows = rows(in_memory, weighted)
+        data, line = GatheredData(gathered_rows), LinearRegression(3, lr=0.1, l2=0.1)
+        trainer = make_trainer(callbacks=[CrossCheck()])
+        trainer.fit(line, data)
+        result = summarise(trainer, line)
+        found.append({name: result[name] for name in ("loss", "distance", "largest_stable_lr")})
+        assert data.weighted == weighted
+        assert 0 < data.held_bytes
+    assert found[0] == pytest.approx(found[1], rel=1e-9)

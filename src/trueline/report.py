@@ -174,7 +174,8 @@ def _steps_at_once(pl_module: LightningModule) -> str | None:
 def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     """Hold the trained line against the data and against the closed form."""
     names = "loss n_samples n_features n_targets features targets correlation largest_stable_lr"
-    fit: dict[str, Any] = dict.fromkeys([*names.split(), "converged", "closed_form", "summary"])
+    of_best = "converged distance closed_form summary"
+    fit: dict[str, Any] = dict.fromkeys(f"{names} {of_best}".split())
     if not isinstance(data, RegressionData):
         return fit
     rows, scaled = data.triangle, data.trained_on
@@ -185,20 +186,23 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
         found = summarise_rows(rows, data.feature_names, data.target_names)
         fit["summary"] = [of_target.to_dict() for of_target in found]
     fit["largest_stable_lr"] = stable_limit(scaled, h)
-    if data.n_features == data.n_targets == 1 and data.sample_weight is None:
+    if data.n_features == data.n_targets == 1 and not data.weighted:
         fit["correlation"] = rows.correlation
     if h.l1:
         return fit
     try:
-        best = rows.least_squares()
         if h.l2 or h.weight_decay:  # which are of the weights as they are trained
             best = data.in_units(scaled.least_squares(h.l2, h.weight_decay))
+        else:
+            best = rows.least_squares()
     except ValueError:
         return fit  # collinear columns: no single line to compare with
     spread = rows.spread
     spread = np.where(spread > 0, spread, 1.0)
+    distance = rows.apart(trained, best) / spread
     return fit | {
-        "converged": bool(np.all(rows.apart(trained, best) <= CONVERGED_WITHIN * spread)),
+        "converged": bool(np.all(distance <= CONVERGED_WITHIN)),
+        "distance": float(distance.max()),
         "closed_form": {
             "weight": _plain(best.weight),
             "bias": _plain(best.bias),

@@ -52,6 +52,8 @@ def print_table(result: dict[str, Any]) -> None:
     print(f"{'loss':<{wide}}{_number(result['loss']):>14}{_number(best.get('loss')):>16}".rstrip())
     check, n_samples = result["crosscheck"], result["n_samples"]
     advice = "not yet: give more epochs, or with mini-batches a smaller lr"
+    if (distance := result["distance"]) is not None:
+        advice = advice.replace(":", f", {distance:.2g} of the spread of y to go:")
     if (limit := result["largest_stable_lr"]) and result["lr"] > limit:
         advice = f"no: lr is above the largest stable one, {limit:.4g}"
     converged = {True: "yes", False: advice, None: None}

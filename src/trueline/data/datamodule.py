@@ -165,10 +165,14 @@ class RegressionData(LightningDataModule):
         if self.batch_size in (None, self.n_samples):
             return tuned(self.trained_on, h)
         # In an order of the data's own, or with weights, the steepest rows may make up a batch.
-        weighted = len(self._loader(self.order).example()) > 2
-        drawn = not weighted and not isinstance(self.order, InOrder)
+        drawn = not self.weighted and not isinstance(self.order, InOrder)
         batch_size = (self.batch_size or 1) if drawn else 1
         return tuned(self.trained_on, h, batch_size, 1 + self.longest)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have weights."""
+        return self.spooled.weighted if self.spooled else self.sample_weight is not None
 
     @property
     def held_bytes(self) -> int:
