@@ -148,5 +148,5 @@ def test_result_of_rows_in_a_file_is_that_of_rows_in_memory(
         result = summarise(trainer, line)
         found.append({name: result[name] for name in ("loss", "distance", "largest_stable_lr")})
         assert data.weighted == weighted
-        assert 0 < data.held_bytes
+        assert data.held_bytes > 0
     assert found[0] == pytest.approx(found[1], rel=1e-9)

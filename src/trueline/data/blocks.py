@@ -109,6 +109,7 @@ class BatchLoader:
             "batch_size": self.batch_size,
             "shuffle": int(self.sampler.shuffle),
             "seed": self.sampler.seed,
+            "pool": self.sampler.pool,  # rows in a file are mixed in larger ones
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -123,7 +124,7 @@ class BatchLoader:
         changed = [
             f"{name} {state[name]}, found {mine}"
             for name, mine in self.state_dict().items()
-            if name != "position" and state[name] != mine
+            if name != "position" and state.get(name) != mine
         ]
         if self._start and changed:
             raise RequestError(
