@@ -77,7 +77,7 @@ def test_merged_parts_are_the_whole(weighted: bool, drift: float) -> None:
     whole, found = triangle(X, y, weights), parts[0]
     for part in parts[1:]:
         found = merged(found, part)
-    np.testing.assert_allclose(found._plain.T @ found._plain, whole._plain.T @ whole._plain, 1e-12)
+    np.testing.assert_allclose(found.plain.T @ found.plain, whole.plain.T @ whole.plain, 1e-12)
     np.testing.assert_allclose(found.spread, whole.spread, rtol=1e-12)
     for one, other in zip(found.least_squares(), whole.least_squares(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-7)

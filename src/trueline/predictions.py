@@ -183,7 +183,7 @@ class _Inputs:
                 f"--predictions.keys: expected columns of {data.table.path}, found "
                 f"{', '.join(unknown)}; it has {', '.join(data.table.names)}"
             )
-        self._batches = data.table.batches(self._keys)
+        self._batches = data.table.batches(self._keys, text=self._keys)
         self._read: Any = None
         self._first = self._begun = 0
 
@@ -199,10 +199,11 @@ class _Inputs:
         """Return the keys of some rows of the table, which come after those asked for before."""
         import pyarrow as pa
 
-        parts = [] if self._read is None else [self._read.slice(numbers[0] - self._begun)]
-        self._begun = int(numbers[0])
+        parts = [] if self._read is None else [self._read]
         while sum(map(len, parts)) <= numbers[-1] - self._begun:
-            parts.append(pa.Table.from_batches([next(self._batches).columns]))
-        self._read = pa.concat_tables(parts)
-        rows = self._read.take(numbers - self._begun).combine_chunks()
+            parts.append(pa.Table.from_batches([next(self._batches).record]))
+        read = pa.concat_tables(parts)
+        rows = read.take(numbers - self._begun).combine_chunks()
+        self._read = read.slice(numbers[-1] + 1 - self._begun)
+        self._begun = int(numbers[-1]) + 1
         return {name: rows.column(name).chunk(0) for name in self._keys}

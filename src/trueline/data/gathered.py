@@ -182,7 +182,7 @@ def gather(
 
     Where y is None, zeros stand for it.
     """
-    found, gaps, expected = None, [np.empty(0, np.int64)], 0
+    found, gaps, expected = None, [np.empty(0, np.int64)], 1
     for block in blocks:
         if found is None:
             found = Gathered(n_features, n_targets, weighted, block.X.dtype, in_memory)
@@ -193,7 +193,7 @@ def gather(
         y = np.zeros((len(block.X), n_targets)) if block.y is None else block.y
         found.append(block.X, y, block.weight)
     if found is not None:
-        found.dropped = np.concatenate(gaps)
+        found.dropped = np.concatenate(gaps) - 1  # a table counts from 1
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from trueline.data.gathered import IN_MEMORY, Gathered, GatheredData, gather
@@ -157,13 +158,15 @@ def _gather(
     Raises:
         RequestError: When there are none, or they are not as asked for.
     """
-    from trueline.tables import read
+    from trueline.tables import count_missing, read
 
     blocks = read(table, columns, missing, targets, dtype)
     sizes = len(columns.feature_names), len(columns.targets)
     rows = gather(blocks, *sizes, targets and columns.weight is not None, in_memory)
     if rows is None:
-        raise RequestError(f"{table.path}: expected rows, found none")
+        raise RequestError(f"{table.path}: expected rows, found none; give another table")
+    if missing == "drop":
+        rank_zero_only(print)(f"{table.path}: {count_missing(table, columns, targets)}")
     return rows
 
 

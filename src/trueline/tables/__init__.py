@@ -1,11 +1,24 @@
-"""Tables as numbers: CSV, Parquet, Arrow and NumPy files, read some rows at a time.
+"""Tables in files, read as blocks of numbers: the right ones, or a refusal that says where.
 
-`formats` opens files, `columns` says which of their columns are what, and `numbers` turns these
-into arrays, or says what stands in the way: file, column, row and remedy. Nothing is guessed.
+`open_table` finds the columns, `choose` says what each one is for, `read` streams the numbers. It
+knows pyarrow and NumPy; neither torch nor Lightning.
 """
 
-from trueline.tables.columns import Columns, choose
-from trueline.tables.formats import Table, open_table
-from trueline.tables.numbers import Rows, read
+from trueline.tables.blocks import Rows
+from trueline.tables.columns import Columns, Feature, choose
+from trueline.tables.numbers import Missing, count_missing, read
+from trueline.tables.reading import open_table
+from trueline.tables.table import Batch, Table
 
-__all__ = ["Columns", "Rows", "Table", "choose", "open_table", "read"]
+__all__ = [
+    "Batch",
+    "Columns",
+    "Feature",
+    "Missing",
+    "Rows",
+    "Table",
+    "choose",
+    "count_missing",
+    "open_table",
+    "read",
+]

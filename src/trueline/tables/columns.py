@@ -1,47 +1,61 @@
-"""Which columns of a table are features, targets and weights."""
+"""What the columns of a table are for: targets, a weight, and features as numbers or categories."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from pyarrow import compute
+import pyarrow.compute as pc
+from pyarrow import types
 
 from trueline.errors import RequestError
-from trueline.tables.formats import Table
+from trueline.tables.table import Table, place
 
-MOST_LEVELS = 1_000
-"""Of a categorical column, each but the first with a column of its own."""
+MOST_LEVELS = 1000
+"""Of a category; a column with more is likely a number or a name, and would fill the memory."""
 
 
 class Feature(NamedTuple):
-    """A column that is a feature.
+    """A column that the model learns from.
 
     Args:
         name: Of the column.
-        levels: Of a categorical one, its values as text, sorted; None of one with numbers.
+        levels: Of a category, sorted as texts; None for a number. The first is the base: each of
+            the others becomes a feature that is 1 in its rows and 0 elsewhere.
     """
 
     name: str
     levels: tuple[str, ...] | None = None
 
+    @property
+    def width(self) -> int:
+        """How many features it becomes."""
+        return 1 if self.levels is None else len(self.levels) - 1
+
 
 class Columns(NamedTuple):
-    """Which columns are what; it may be applied to another table, whatever its order of columns.
+    """Which columns of a table are what; saved with a model, it reads the next table alike.
 
     Args:
-        features: The columns that are features.
-        targets: Names of those to predict.
-        weight: The name of the one that says how much a row counts, if any.
+        targets: Names, at least one.
+        features: In the order of the parameters.
+        weight: Name of the column that says how much each row counts, if one does.
+
+    Example:
+        >>> columns = Columns(("y",), (Feature("age"), Feature("color", ("blue", "red"))))
+        >>> columns.feature_names
+        ('age', 'color[red]')
+        >>> Columns.from_dict(columns.to_dict()) == columns
+        True
     """
 
-    features: tuple[Feature, ...]
     targets: tuple[str, ...]
+    features: tuple[Feature, ...]
     weight: str | None = None
 
     @property
-    def feature_names(self) -> list[str]:
-        """Of each number that a row has: a column, or `column[level]`; the first level has none."""
-        return [
+    def feature_names(self) -> tuple[str, ...]:
+        """Of the columns of X."""
+        return tuple(
             name
             for feature in self.features
             for name in (
@@ -49,113 +63,186 @@ class Columns(NamedTuple):
                 if feature.levels is None
                 else [f"{feature.name}[{level}]" for level in feature.levels[1:]]
             )
-        ]
+        )
 
     @property
-    def text(self) -> set[str]:
-        """The categorical columns."""
-        return {feature.name for feature in self.features if feature.levels is not None}
+    def categorical(self) -> tuple[str, ...]:
+        """The names of the features that are categories."""
+        return tuple(feature.name for feature in self.features if feature.levels is not None)
+
+    def used(self, targets: bool = True) -> tuple[str, ...]:
+        """Return the names of the columns to read, with targets and weight or without."""
+        features = tuple(feature.name for feature in self.features)
+        weight = () if self.weight is None else (self.weight,)
+        return (*features, *self.targets, *weight) if targets else features
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it in plain values."""
-        features = [[f.name, None if f.levels is None else list(f.levels)] for f in self.features]
-        return {"features": features, "targets": list(self.targets), "weight": self.weight}
+        """Return it as what JSON has."""
+        return {
+            "targets": list(self.targets),
+            "weight": self.weight,
+            "features": [
+                {"name": f.name, "levels": None if f.levels is None else list(f.levels)}
+                for f in self.features
+            ],
+        }
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> "Columns":
-        """Return what `to_dict` was made of.
+    def from_dict(cls, saved: dict[str, Any]) -> "Columns":
+        """Return what `to_dict` was called on.
 
         Raises:
-            ValueError: When it is something else.
+            RequestError: When it is not what `to_dict` gives.
         """
-        features = tuple(
-            Feature(name, None if levels is None else tuple(levels))
-            for name, levels in given["features"]
-        )
-        columns = cls(features, tuple(given["targets"]), given["weight"])
-        names = [
-            *(f.name for f in features),
-            *(level for f in features for level in f.levels or ()),
-            *columns.targets,
-            *([] if columns.weight is None else [columns.weight]),
-        ]
-        if not all(isinstance(name, str) for name in names) or not columns.targets:
-            raise ValueError("expected names of columns")
+        try:
+            features = tuple(
+                Feature(f["name"], None if f["levels"] is None else tuple(f["levels"]))
+                for f in saved["features"]
+            )
+            columns = cls(tuple(saved["targets"]), features, saved["weight"])
+            sound = columns.to_dict() == saved and _texts(columns)
+        except (KeyError, TypeError):
+            sound = False
+        if not sound:
+            raise RequestError(
+                f"columns: expected targets, weight and features as they were saved, found "
+                f"{str(saved)[:80]}; save the model again"
+            )
         return columns
 
 
 def choose(
     table: Table,
-    targets: Sequence[str],
+    target: str | Sequence[str],
     features: Sequence[str] | None = None,
     weight: str | None = None,
     categorical: Sequence[str] = (),
 ) -> Columns:
-    """Say which columns are what, and look through categorical ones for their levels.
+    """Say which columns of a table are what; the table is read once if it has categories.
 
     Args:
-        table: That has them.
-        targets: Columns to predict.
-        features: Columns to predict them from; all others unless given.
-        weight: The column that says how much a row counts.
-        categorical: Those of the features that are not numbers.
+        table: That the model learns from.
+        target: One name or several.
+        features: Names; all but targets and weight if None.
+        weight: Name of the column of how much each row counts.
+        categorical: Which features are categories: texts, booleans or integers.
 
     Raises:
-        RequestError: When one is not there, or is to be two things at once.
+        RequestError: When names are not in the table or contradict each other, types are not
+            numbers, or a category has more than 1,000 levels; naming all of these.
     """
-    taken = [*targets, *([] if weight is None else [weight])]
+    targets = (target,) if isinstance(target, str) else tuple(target)
+    taken = {*targets, weight}
     if features is None:
-        features = [name for name in table.names if name not in taken]
-    table.check([*taken, *features, *categorical])
-    for name in {*taken, *features}:
-        roles = [*taken, *features].count(name)
-        if roles > 1:
-            raise RequestError(
-                f"{table.path}: expected column {name!r} as one of feature, target and weight, "
-                f"found it {roles} times; leave it out of all but one"
-            )
-    if others := [name for name in categorical if name not in features]:
-        raise RequestError(
-            f"--data.categorical: expected features, found {', '.join(others)}; add to "
-            "--data.features or leave out"
+        chosen = tuple(name for name in table.names if name not in taken)
+    else:
+        chosen = (features,) if isinstance(features, str) else tuple(features)
+    categorical = (categorical,) if isinstance(categorical, str) else tuple(categorical)
+    wrong = _contradictions(targets, chosen, weight, categorical)
+    if features is None and "" in chosen:
+        where = f"{table.path}, column {table.names.index('') + 1}"
+        wrong.append(
+            f"{where}: expected a name, found none, as of an index or one comma too many; name it, "
+            "or name the features"
         )
-    if not features:
-        raise RequestError(f"{table.path}: expected a feature beside the target, found no column")
-    found = {name: _levels(table, name) for name in categorical}
-    return Columns(
-        tuple(Feature(name, found.get(name)) for name in features), tuple(targets), weight
-    )
-
-
-def _levels(table: Table, name: str) -> tuple[str, ...]:
-    """Return the values of a column as text, sorted."""
-    levels: set[str] = set()
-    for batch in table.batches([name]):
-        column = as_text(batch.columns.column(0), table, name)
-        levels.update(v for v in compute.unique(column).to_pylist() if v is not None)
-        if len(levels) > MOST_LEVELS:
-            raise RequestError(
-                f"{table.path}: column {name!r}: expected at most {MOST_LEVELS:,} different values "
-                "of a categorical column, found more; leave it out"
-            )
-    if not levels:
-        raise RequestError(f"{table.path}: column {name!r}: expected values, found none")
-    return tuple(sorted(levels))
-
-
-def as_text(column: Any, table: Table, name: str) -> Any:
-    """Return a categorical column as text.
-
-    Raises:
-        RequestError: When it is of a type that has no levels.
-    """
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.dictionary_decode(), kind.value_type
-    plain = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
-    if not (plain or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+    used = (*chosen, *targets, *(() if weight is None else (weight,)))
+    wrong += table.problems(list(dict.fromkeys(used)))
+    wrong += [] if wrong else wrong_types(table, used, categorical)
+    if wrong:
+        raise RequestError("; ".join(wrong))
+    levels = _levels(table, categorical)
+    columns = Columns(targets, tuple(Feature(name, levels.get(name)) for name in chosen), weight)
+    names = columns.feature_names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise RequestError(
-            f"{table.path}: column {name!r}: expected text, integers or true and false in a "
-            f"categorical column, found {kind}; leave it out"
+            f"{table.path}: expected features of different names, found {twice[0]!r} as a column "
+            "and as a level; rename the column"
         )
+    return columns
+
+
+def as_texts(column: pa.Array) -> pa.Array:
+    """Return the values of a category as texts."""
+    if types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     return column.cast(pa.string())
+
+
+def _texts(columns: Columns) -> bool:
+    names = [*columns.used(), *(level for f in columns.features for level in f.levels or ())]
+    levels = all(feature.levels != () for feature in columns.features)
+    some = bool(columns.targets and columns.features) and levels
+    return some and all(isinstance(name, str) for name in names)
+
+
+def _contradictions(
+    targets: tuple[str, ...],
+    features: tuple[str, ...],
+    weight: str | None,
+    categorical: tuple[str, ...],
+) -> list[str]:
+    wrong = []
+    for kind, names in (("target", targets), ("features", features), ("categorical", categorical)):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        wrong += [f"{kind}: expected {name!r} once, found it twice; name it once" for name in twice]
+        if not names and kind != "categorical":
+            wrong.append(f"{kind}: expected at least one column, found none; name one")
+    for name in dict.fromkeys(features):
+        if name in targets:
+            wrong.append(f"features: expected no target, found {name!r}; leave it out of one")
+        if name == weight:
+            wrong.append(f"features: expected no weight, found {name!r}; leave it out of one")
+    if weight in targets:
+        wrong.append(f"weight: expected no target, found {weight!r}; name another column")
+    for name in categorical:
+        if name not in features:
+            wrong.append(f"categorical: expected features, found {name!r}; add it to them")
+    return wrong
+
+
+def wrong_types(table: Table, used: Sequence[str], categorical: Sequence[str]) -> list[str]:
+    """Say which columns have types that become no numbers; none where only texts are known."""
+    if table.schema is None:
+        return []
+    wrong = []
+    for name in used:
+        type_ = table.schema.field(name).type
+        inner = type_.value_type if types.is_dictionary(type_) else type_
+        number = (
+            types.is_integer(inner)
+            or types.is_floating(inner)
+            or types.is_decimal(inner)
+            or types.is_boolean(inner)
+            or types.is_null(inner)
+        )
+        text = types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)
+        where = f"{place(table.path, name)}: expected"
+        if name in categorical:
+            if not (text or types.is_integer(inner) or types.is_boolean(inner)):
+                remedy = "convert it, or leave it out of categorical"
+                wrong.append(f"{where} texts, integers or booleans, found {type_}; {remedy}")
+        elif not number:
+            remedy = "name it as categorical, or leave it out" if text else "convert it to numbers"
+            wrong.append(f"{where} numbers, found {type_}; {remedy}")
+    return wrong
+
+
+def _levels(table: Table, categorical: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Find the levels of all categories in one pass."""
+    found: dict[str, set[str]] = {name: set() for name in categorical}
+    for batch in table.batches(categorical, text=categorical) if categorical else ():
+        for name in categorical:
+            values = pc.unique(as_texts(batch.record.column(name)))
+            found[name].update(values.drop_null().to_pylist())
+            if len(found[name]) > MOST_LEVELS:
+                raise RequestError(
+                    f"{place(batch.file, name)}: expected {MOST_LEVELS:,} levels at most, found "
+                    "more; leave it out of categorical, or of the features"
+                )
+    for name, levels in found.items():
+        if not levels:
+            raise RequestError(
+                f"{place(table.path, name)}: expected at least one level, found every row empty; "
+                "leave it out of the features"
+            )
+    return {name: tuple(sorted(levels)) for name, levels in found.items()}

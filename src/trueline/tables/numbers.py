@@ -1,36 +1,34 @@
-"""Turns columns into arrays of numbers, or says why they are none."""
+"""The numbers of a table, in blocks of rows: each exactly what the file says, or a refusal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from pyarrow import compute
 
 from trueline.errors import RequestError
-from trueline.tables.columns import Columns, as_text
-from trueline.tables.formats import Batch, Table
-
-Array = NDArray[Any]
-EXACT = 2**53
-"""Up to it every integer is a float64."""
+from trueline.tables.blocks import Block, Rows
+from trueline.tables.columns import Columns, wrong_types
+from trueline.tables.table import Batch, Table, place
+from trueline.tables.values import Holes, ValueRefusedError, Values, codes, numbers, weights
 
 
-class Rows(NamedTuple):
-    """Rows as numbers.
+class Missing(NamedTuple):
+    """What is missing in a table.
 
     Args:
-        X: Features, shape (n, n_features).
-        y: Targets, shape (n, n_targets); None where they were not asked for.
-        weight: Shape (n,); None where rows have none.
-        numbers: Of the rows in the table, from 0; shape (n,).
+        n_rows: Rows in all.
+        incomplete: Rows that miss something; `missing="drop"` leaves these out.
+        by_column: How many values each column misses, of columns that miss any.
     """
 
-    X: Array
-    y: Array | None
-    weight: Array | None
-    numbers: NDArray[np.int64]
+    n_rows: int
+    incomplete: int
+    by_column: dict[str, int]
+
+    def __str__(self) -> str:
+        columns = ", ".join(f"{name!r} {count:,}" for name, count in self.by_column.items())
+        return f"{self.incomplete:,} of {self.n_rows:,} rows miss something ({columns or 'none'})"
 
 
 def read(
@@ -39,172 +37,128 @@ def read(
     missing: Literal["error", "drop"] = "error",
     targets: bool = True,
     dtype: Literal["float64", "float32"] = "float64",
+    rows_at_once: int = 65_536,
 ) -> Iterator[Rows]:
-    """Read a table as numbers, some rows at a time.
+    """Read a table as numbers, in the order of its rows, with bounded memory.
+
+    Booleans become 0 and 1; a category becomes a feature for each level but the first.
 
     Args:
-        table: To read.
-        columns: Which of its columns are what.
-        missing: What to do with rows in which a value is missing.
-        targets: Whether to read targets and weights, too.
+        table: That `columns` were chosen from, or another with columns of these names.
+        columns: What is what.
+        missing: What to do about a row that misses a value: refuse the table or leave the row out.
+        targets: Whether to read targets and weight too; without, the table need not have them.
         dtype: Of the numbers.
+        rows_at_once: Rows of a block; the last has what is left, and blocks of more than 64 MiB
+            are made shorter.
 
     Raises:
-        RequestError: Where a value is no number that the dtype can hold, with file, column and row.
+        RequestError: When a value is missing, is no number, is not finite, is an integer that
+            float64 does not have or is beyond `dtype`, a weight is not above 0, a level is not
+            among those chosen, or no row is left.
     """
-    features = [feature.name for feature in columns.features]
-    others = [*columns.targets, columns.weight] if targets else []
-    names = [*features, *(name for name in others if name is not None)]
-    first = 0
-    for batch in table.batches(names, columns.text):
-        n, wide = batch.columns.num_rows, len(columns.feature_names)
-        X, place = np.empty((n, wide), dtype), 0
-        for feature in columns.features:
-            column = batch.columns.column(feature.name)
-            if feature.levels is None:
-                X[:, place] = _numbers(batch, feature.name, column, dtype)
-                place += 1
-                continue
-            stop = place + len(feature.levels) - 1
-            which = _which_level(table, batch, feature.name, column, feature.levels)
-            X[:, place:stop] = which[:, None] == np.arange(1, len(feature.levels))
-            X[np.isnan(which), place:stop] = np.nan
-            absent = np.isnan(which) if stop == place else None
-            place = stop
-            if absent is not None and absent.any():
-                X[absent] = np.nan  # a column of one level has none to be missing in
-        y, weight = None, None
-        if targets:
-            y = np.empty((n, len(columns.targets)), dtype)
-            for t, name in enumerate(columns.targets):
-                y[:, t] = _numbers(batch, name, batch.columns.column(name), dtype)
-            if columns.weight is not None:
-                weight = _weights(batch, columns.weight, dtype)
-        numbers = np.arange(first, first + n)
-        first += n
-        gone = np.isnan(X).any(axis=1)
-        for more in (y, None if weight is None else weight[:, None]):
-            gone |= False if more is None else np.isnan(more).any(axis=1)
-        if gone.any():
-            if missing == "error":
-                raise RequestError(_missing(table, names))
-            X, numbers = X[~gone], numbers[~gone]
-            y = None if y is None else y[~gone]
-            weight = None if weight is None else weight[~gone]
-        if len(X):
-            yield Rows(X, y, weight, numbers)
+    if rows_at_once < 1:
+        raise RequestError(f"rows_at_once: expected 1 or more, found {rows_at_once}; raise it")
+    if missing not in ("error", "drop"):
+        raise RequestError(f"missing: expected error or drop, found {missing}; choose one of them")
+    if dtype not in ("float64", "float32"):
+        raise RequestError(f"dtype: expected float64 or float32, found {dtype}; choose one of them")
+    return _read(table, columns, missing == "drop", targets, np.dtype(dtype), rows_at_once)
 
 
-def _numbers(batch: Batch, name: str, column: Any, dtype: str) -> Array:
-    """Return a column as floats, nan for what is missing.
+def count_missing(table: Table, columns: Columns, targets: bool = True) -> Missing:
+    """Count what is missing, in one pass.
+
+    Args:
+        table: As `read` takes it.
+        columns: What is what.
+        targets: Whether targets and weight count.
 
     Raises:
-        RequestError: With the row of what is no number.
+        RequestError: When a value is there but no number that `read` would take as float64.
     """
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind = column.type
-    if pa.types.is_null(kind):
-        return np.full(len(column), np.nan)
-    if pa.types.is_boolean(kind):
-        column = column.cast(pa.uint8())
-    elif pa.types.is_decimal(kind):
-        exact = [np.nan if v is None else float(v) for v in column.to_pylist()]
-        column = pa.array(exact, pa.float64(), from_pandas=False)
-    elif pa.types.is_integer(kind):
-        _check_exact(batch, name, column)
-    elif not pa.types.is_floating(kind):
-        raise RequestError(
-            f"{batch.path}: column {name!r}: expected numbers, found {kind}; leave it out of "
-            "--data.features, or name it in --data.categorical if it is text"
-        )
-    values = column.to_numpy(zero_copy_only=False)
-    if not np.isfinite(values).all() and np.isinf(values).any():
-        row = int(np.flatnonzero(np.isinf(values))[0])
-        raise _refused(batch, name, row, "a finite number", f"{values[row]}")
-    if dtype == "float32" and (np.abs(values) > np.finfo(np.float32).max).any():
-        row = int(np.flatnonzero(np.abs(values) > np.finfo(np.float32).max)[0])
-        what = "a number that float32 can hold, up to 3.4e38"
-        raise _refused(batch, name, row, what, f"{values[row]:g}", "scale it, or use float64")
-    return np.asarray(values)
+    used = columns.used(targets)
+    counts = dict.fromkeys(used, 0)
+    n_rows = incomplete = 0
+    for batch, values in _values(table, columns, targets, np.dtype(np.float64)):
+        n_rows += len(batch.record)
+        if (holes := _holes(values)) is not None:
+            incomplete += int(holes.sum())
+            for name, value in zip(used, values, strict=True):
+                counts[name] += 0 if value.holes is None else int(value.holes.sum())
+    return Missing(n_rows, incomplete, {name: count for name, count in counts.items() if count})
 
 
-def _check_exact(batch: Batch, name: str, column: Any) -> None:
-    """Refuse integers that float64 rounds.
-
-    Raises:
-        RequestError: With the row of the first.
-    """
-    ends = compute.min_max(column).as_py()
-    if ends["max"] is None or max(abs(ends["max"]), abs(ends["min"])) <= EXACT:
-        return
-    for row, value in enumerate(column.to_pylist()):
-        if value is not None and int(float(value)) != value:
-            what = "an integer that float64 can hold, up to 2^53"
-            remedy = "subtract an offset, or name the column in --data.categorical"
-            raise _refused(batch, name, row, what, f"{value}", remedy)
-
-
-def _weights(batch: Batch, name: str, dtype: str) -> Array:
-    """Return the weights of rows.
-
-    Raises:
-        RequestError: With the row of one that is not above 0.
-    """
-    values = _numbers(batch, name, batch.columns.column(name), dtype).astype(dtype)
-    wrong = np.flatnonzero(values <= 0)
-    if len(wrong):
-        row = int(wrong[0])
-        remedy = "remove the rows that are not to count"
-        raise _refused(batch, name, row, "a weight above 0", f"{values[row]:g}", remedy)
-    return values
+def _read(
+    table: Table,
+    columns: Columns,
+    drop: bool,
+    targets: bool,
+    dtype: np.dtype[Any],
+    rows_at_once: int,
+) -> Iterator[Rows]:
+    block = Block(columns, targets, dtype, rows_at_once)
+    rows = left = 0
+    for batch, values in _values(table, columns, targets, dtype):
+        row_numbers = np.arange(rows + 1, rows + 1 + len(batch.record))
+        rows += len(batch.record)
+        data = [value.data for value in values]
+        if (holes := _holes(values)) is not None:
+            if not drop:
+                raise _refused_hole(table, columns, targets, batch, values)
+            kept = np.flatnonzero(~holes)
+            data = [column[kept] for column in data]
+            row_numbers = row_numbers[kept]
+        left += len(row_numbers)
+        yield from block.fill(data, row_numbers)
+    if not left:
+        found = f"none left, as {count_missing(table, columns, targets)}" if rows else "none"
+        remedy = "fill them in, or leave out a column" if rows else "add some"
+        raise RequestError(f"{table.path}: expected rows, found {found}; {remedy}")
+    yield from block.rest()
 
 
-def _which_level(
-    table: Table, batch: Batch, name: str, column: Any, levels: tuple[str, ...]
-) -> NDArray[np.float64]:
-    """Return the number of each row's level; nan for what is missing.
+def _values(
+    table: Table, columns: Columns, targets: bool, dtype: np.dtype[Any]
+) -> Iterator[tuple[Batch, list[Values]]]:
+    """Read batches, and turn each column that is used into values."""
+    used = columns.used(targets)
+    if wrong := wrong_types(table, used, columns.categorical):
+        raise RequestError("; ".join(wrong))
+    levels = {f.name: pa.array(f.levels, pa.string()) for f in columns.features if f.levels}
+    for batch in table.batches(used, text=columns.categorical):
+        values = []
+        for name, column in zip(used, batch.record.columns, strict=True):
+            try:
+                if name in levels:
+                    values.append(codes(column, levels[name]))
+                elif name == columns.weight:
+                    values.append(weights(column, dtype))
+                else:
+                    values.append(numbers(column, dtype))
+            except ValueRefusedError as error:
+                where = place(batch.file, name, batch.first + error.index)
+                raise RequestError(f"{where}: {error}") from error
+        yield batch, values
 
-    Raises:
-        RequestError: With the row of one that training has not seen.
-    """
-    text = as_text(column, table, name)
-    which = compute.index_in(text, value_set=pa.array(levels, pa.string()))
-    found = which.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    there = text.is_valid().to_numpy(zero_copy_only=False)
-    unknown = np.flatnonzero(np.isnan(found) & there)
-    if len(unknown):
-        row = int(unknown[0])
-        known = ", ".join(levels[:10]) + (", …" if len(levels) > 10 else "")
-        remedy = "train with it, or leave the row out"
-        raise _refused(batch, name, row, f"one of {known}", repr(text[row].as_py()), remedy)
-    return np.asarray(found)
+
+def _holes(values: Sequence[Values]) -> Holes | None:
+    """Return which rows miss something; None if none does."""
+    found = [value.holes for value in values if value.holes is not None]
+    return np.logical_or.reduce(found) if found else None
 
 
-def _refused(
-    batch: Batch, name: str, row: int, expected: str, found: str, remedy: str = "mend it"
+def _refused_hole(
+    table: Table, columns: Columns, targets: bool, batch: Batch, values: Sequence[Values]
 ) -> RequestError:
-    return RequestError(
-        f"{batch.path}: column {name!r}, row {batch.first + row}: expected {expected}; found "
-        f"{found}; {remedy}"
+    index, name = min(
+        (int(np.argmax(value.holes)), name)
+        for name, value in zip(columns.used(targets), values, strict=True)
+        if value.holes is not None
     )
-
-
-def _missing(table: Table, names: list[str]) -> str:
-    """Say how many values are missing in which columns."""
-    counts, first = dict.fromkeys(names, 0), ""
-    for batch in table.batches(names):
-        for name in names:
-            column = batch.columns.column(name)
-            gone = column.is_null(nan_is_null=pa.types.is_floating(column.type))
-            n = compute.sum(gone).as_py() or 0
-            counts[name] += n
-            if n and not first:
-                row = batch.first + int(np.flatnonzero(gone.to_numpy(zero_copy_only=False))[0])
-                first = f"the first in column {name!r}, row {row}"
-                first += f" of {batch.path.name}" if len(table.files) > 1 else ""
-    listed = ", ".join(f"{n:,} in {name!r}" for name, n in counts.items() if n)
-    return (
-        f"{table.path}: expected no missing values, found {listed}; {first}; fill them in, or "
-        "leave their rows out with --data.missing drop"
+    where = place(batch.file, name, batch.first + index)
+    counts = count_missing(table, columns, targets)
+    return RequestError(
+        f"{where}: expected a value, found none; {counts}; fill them in, or leave such rows out "
+        "with missing=drop"
     )

@@ -1,0 +1,153 @@
+"""Trainings on tables and predictions from them, through the command."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trueline.data import TableData
+from trueline.errors import RequestError
+
+Cli = Callable[..., Any]
+KINDS = ("red", "blue", "green")
+OPTIONS = ("--data=TableData", "--data.path=t.csv", "--data.target=y", "--data.categorical=kind")
+
+
+@pytest.fixture(autouse=True)
+def table(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["a", "kind", "y", "b"])
+        for i in range(200):
+            a, b, kind = rng.normal(1000, 3), rng.normal(0, 1e-3), KINDS[i % 3]
+            rows.writerow([a, kind, a + 200 * b + 5 * (kind == "red") + rng.normal(), b])
+
+
+def write(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(lines) + "\n")
+    return f"--data.path={path.name}"
+
+
+def predictions(run: Any, version: str) -> list[dict[str, str]]:
+    with (run.directory / "lightning_logs" / version / "predictions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_predictions_go_by_names_and_levels(cli: Cli, tmp_path: Path) -> None:
+    run = cli("fit", *OPTIONS)
+    assert run.status == 0, run.stderr
+    result = run.result()
+    assert result["features"] == ["a", "kind[green]", "kind[red]", "b"]
+    # Other order, another column, no target, and not all levels.
+    new = write(tmp_path / "new.csv", "b,note,kind,a", '0.001,"x, y",red,1001', "0,007,blue,999")
+    run = cli("predict", "--data=TableData", new, "--predictions.keys=note")
+    assert run.status == 0, run.stderr
+    found = predictions(run, "version_1")
+    assert [list(row) for row in found] == [["note", "prediction"]] * 2
+    assert [row["note"] for row in found] == ["x, y", "007"]
+    a, _, red, b = result["weight"]
+    expected = [1001 * a + red + 0.001 * b + result["bias"], 999 * a + result["bias"]]
+    assert [float(row["prediction"]) for row in found] == pytest.approx(expected, rel=1e-12)
+    for line, said in (
+        ("0,x,violet,999", "row 1"),
+        ("0,x,,999", "row 1"),
+        ("0,x,red,one", "row 1"),
+    ):
+        path = write(tmp_path / "new.csv", "b,note,kind,a", line)
+        run = cli("predict", "--data=TableData", path)
+        assert run.status == 2
+        assert "new.csv" in run.stderr
+        assert said in run.stderr
+    dropped = write(
+        tmp_path / "new.csv", "b,kind,a,id", "0,,1,i", "0,red,999,j", "0,blue,,k", "0,red,1,l"
+    )
+    run = cli(
+        "predict", "--data=TableData", dropped, "--data.missing=drop", "--predictions.keys=id"
+    )
+    assert run.status == 0, run.stderr
+    assert "2 of 4 rows miss something" in run.stdout
+    newest = sorted((tmp_path / "lightning_logs").glob("version_*/predictions.csv"))[-1]
+    assert [row["id"] for row in predictions(run, newest.parent.name)] == ["j", "l"]
+
+
+@pytest.mark.parametrize("in_memory", ["--data.in_memory=1", "--data.in_memory=1000000"])
+def test_training_on_a_table_goes_on_from_a_checkpoint(cli: Cli, in_memory: str) -> None:
+    batches = (*OPTIONS, in_memory, "--data.batch_size=16", "--data.shuffle=true")
+    whole = cli("fit", *batches, "--trainer.max_epochs=6")
+    assert whole.status == 0, whole.stderr
+    assert cli("fit", *batches, "--trainer.max_epochs=4").status == 0
+    data = (*OPTIONS[:2], in_memory)  # the columns come from the checkpoint
+    again = cli("fit", *data, "--ckpt_path=last", "--trainer.max_epochs=6")
+    assert again.status == 0, again.stderr
+    one, other = whole.result("version_0"), whole.result("version_2")
+    for name in ("weight", "bias", "loss", "steps", "closed_form", "summary", "lr", "distance"):
+        assert one[name] == other[name], name
+
+
+def test_held_out_rows_are_not_trained_on(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = TableData("t.csv", "y", categorical="kind", standardize=False)
+    for in_memory in (1, 2**28):
+        data = TableData(
+            *("t.csv", "y"), categorical="kind", standardize=False,
+            val_fraction=0.2, test_fraction=0.1, in_memory=in_memory,
+        )  # fmt: skip
+        parts = [data, data.held_out["val"], data.held_out["test"]]
+        assert [part.n_samples for part in parts] == [140, 40, 20]
+        loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+        served = np.concatenate([np.column_stack(b) for loader in loaders for b in loader])
+        assert sorted(map(tuple, served)) == sorted(map(tuple, np.column_stack([whole.X, whole.y])))
+    run = cli("fit", *OPTIONS, "--data.val_fraction=0.2")
+    assert run.status == 0, run.stderr
+    assert run.result()["n_samples"] == 160
+
+
+def test_constant_column_is_said_and_does_no_harm(cli: Cli, tmp_path: Path) -> None:
+    write(tmp_path / "c.csv", "a,same,y", *(f"{i},7,{2 * i + i % 2}" for i in range(9)))
+    run = cli("fit", "--data=TableData", "--data.path=c.csv", "--data.target=y")
+    assert run.status == 0, run.stderr
+    result = run.result()
+    assert result["summary"][0]["aliased"] == ["same"]
+    assert result["weight"][1] == 0
+    slope, offset = np.polyfit(range(9), [2 * i + i % 2 for i in range(9)], 1)
+    assert [result["weight"][0], result["bias"]] == pytest.approx([slope, offset], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "--data.target: expected the column to predict"),
+        (("--data.target=Y",), "did you mean"),
+        (("--data.target=y", "--data.val_fraction=1.5"), "val_fraction"),
+        (("--data.target=y", "--data.val_fraction=0.1", "--data.val_path=t.csv"), "leave one out"),
+        (("--data.target=y",), "kind"),
+        (("--data.target=y", "--data.features=a", "--data.batch_size=999"), "batch_size"),
+        (("--data.target=y", "--data.like=nothing.ckpt"), "nothing.ckpt"),
+    ],
+)
+def test_bad_requests_end_in_one_line(
+    cli: Cli, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    run = cli("fit", "--data=TableData", "--data.path=t.csv", *options)
+    assert run.status == 2
+    assert run.stderr.count("\n") == 1
+    assert said in run.stderr
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_training_needs_targets(cli: Cli, tmp_path: Path) -> None:
+    assert cli("fit", *OPTIONS).status == 0
+    new = write(tmp_path / "new.csv", "b,kind,a", "0,red,999")
+    run = cli("test", "--data=TableData", new)
+    assert run.status == 2
+    assert "expected the target column y" in run.stderr
+    assert cli("fit", "--trainer.max_epochs=2").status == 0  # on other data
+    newest = sorted((tmp_path / "lightning_logs").glob("version_*/checkpoints/last.ckpt"))[-1]
+    with pytest.raises(RequestError, match="on a table, found none"):
+        TableData("t.csv", like=str(newest))
