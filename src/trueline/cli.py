@@ -23,6 +23,7 @@ usage: trueline COMMAND [OPTIONS]
   validate    the loss of a trained line
   test        the same, logged as test/loss
   predict     write predictions.csv
+  export      the trained line for use elsewhere, as JSON or ONNX
   plan        the learning rates, and how long they take, before any training
   compare     the article's ways to the line side by side: NumPy, PyTorch twice, Lightning
   crosscheck  one training under every accelerator, precision and number of devices here
@@ -36,7 +37,7 @@ RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """Where the environment may say which process of a training this is."""
 LONGEST = 2_000
 """Characters of a message; more are not read."""
-COMMANDS = ("fit", "validate", "test", "predict", "plan", "compare", "crosscheck")
+COMMANDS = ("fit", "validate", "test", "predict", "export", "plan", "compare", "crosscheck")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

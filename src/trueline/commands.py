@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from trueline.compare import check_request, compare
 from trueline.crosscheck.matrix import EPOCHS, available_settings, run_matrix
 from trueline.errors import CheckFailed, RequestError
+from trueline.export.command import export
 from trueline.forecast import forecast
 from trueline.lightning_cli import TruelineCLI
 from trueline.option_errors import one_line
@@ -64,6 +65,8 @@ def run(arguments: list[str]) -> None:
             MatrixCLI(arguments[1:]).run_matrix()
         elif arguments[0] == "plan":
             PlanCLI(arguments[1:]).plan()
+        elif arguments[0] == "export":
+            export(arguments[1:])
         else:
             TruelineCLI(arguments)
     except MisconfigurationException as error:

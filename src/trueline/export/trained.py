@@ -1,0 +1,93 @@
+"""What a training came to, read from its checkpoint."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from trueline.checkpoints.loading import check_fits, load
+from trueline.checkpoints.reading import refusing
+from trueline.data.learned import SAVED_AS, Learned
+from trueline.errors import RequestError
+from trueline.module import LinearRegression
+from trueline.reference.triangle import Line
+from trueline.scaling import Scaling
+from trueline.tables import Feature
+
+
+class Trained(NamedTuple):
+    """A model with its parameters, and what is known of the columns that it was trained on.
+
+    Args:
+        model: With the parameters of the checkpoint, in their dtype.
+        learned: Of the table; None where the features had no names.
+    """
+
+    model: LinearRegression
+    learned: Learned | None
+
+    @property
+    def line(self) -> Line:
+        """The parameters as trained: weight (n_features, n_targets), bias (n_targets,)."""
+        weight, bias = (p.detach().double().numpy() for p in (self.model.weight, self.model.bias))
+        return Line(weight.reshape(len(weight), -1), bias.reshape(-1))
+
+    @property
+    def scaling(self) -> Scaling:
+        """What was done to the features; where that was nothing, what does nothing."""
+        if self.learned is not None and self.learned.scaling is not None:
+            return self.learned.scaling
+        n_features = len(self.model.weight)
+        return Scaling(np.zeros(n_features), np.ones(n_features))
+
+    @property
+    def in_units(self) -> Line:
+        """The line that predicts from features in their own units, in the shapes of `line`."""
+        return self.scaling.in_units(self.line)
+
+    @property
+    def features(self) -> Iterator[tuple[Feature, slice]]:
+        """The columns of the table, each with its place among the columns of X."""
+        first = 0
+        for feature in self.learned.columns.features if self.learned else ():
+            yield feature, slice(first, first + feature.width)
+            first += feature.width
+
+
+def restore(path: str) -> Trained:
+    """Read a checkpoint.
+
+    Args:
+        path: Of a file, or an address.
+
+    Raises:
+        RequestError: When it cannot be read, or is not one that `trueline fit` has written.
+    """
+    checkpoint = load(path, resume=False)
+    learned = Learned.of(path) if SAVED_AS in checkpoint else None
+    with refusing(path):
+        sizes = _sizes(checkpoint["state_dict"]["weight"])
+        if learned is not None:
+            sizes = len(learned.columns.feature_names), len(learned.columns.targets)
+        model = LinearRegression(*sizes)
+    check_fits(path, checkpoint, model)
+    model.to(checkpoint["state_dict"]["weight"].dtype)
+    model.load_state_dict(checkpoint["state_dict"])
+    trained = Trained(model, learned)
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = all(np.isfinite(part).all() for part in trained.in_units)
+    if not finite:
+        raise RequestError(
+            f"ckpt_path: expected a line of finite numbers in the units of its table, found "
+            f"otherwise in {path}; train again without such columns"
+        )
+    return trained
+
+
+def _sizes(weight: Any) -> tuple[int, int]:
+    """Return how many features and targets there are, of what takes the memory that it says."""
+    sound = isinstance(weight, torch.Tensor) and weight.layout == torch.strided
+    if not (sound and not weight.is_meta and weight.is_contiguous() and weight.ndim in (1, 2)):
+        raise ValueError("weight: expected numbers, one or more columns of them")
+    return weight.shape[0], weight.shape[1] if weight.ndim == 2 else 1
