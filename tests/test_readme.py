@@ -130,7 +130,7 @@ def test_readme_names_targets_and_files_that_exist() -> None:
     named = set(re.findall(r"[\w/]+\.(?:py|yaml)", tree))
     for name in named:
         assert list(ROOT.glob(f"**/{name}")), name
-    for package in ("reference", "crosscheck", "checkpoints", "tables"):
+    for package in ("reference", "crosscheck", "checkpoints", "tables", "export"):
         listed = tree.split(f"  {package}/")[1].split("\n")[1:]
         names = []
         for line in listed:

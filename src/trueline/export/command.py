@@ -55,7 +55,10 @@ def export(arguments: list[str]) -> None:
     said = "not checked"
     if sample:
         worst = check(trained, sample, predict, folded=kind == "json")
-        said = f"{len(sample.X):,} rows checked, off by at most {worst:.2g} of the rounding bound"
+        said = (
+            f"{len(sample.X):,} rows predicted as the model does, within bounds of rounding, at "
+            f"most {worst:.2g} of them"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, lambda file: file.write(content))
