@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trueline.data import DummyData, SyntheticData
+from trueline.data import DummyData, RegressionData, SyntheticData
 from trueline.errors import CheckFailed, RequestError
 from trueline.export.trained import Trained
 from trueline.reference.rounding import gamma
@@ -81,30 +81,33 @@ def nameless_sample(trained: Trained, name: str, options: Mapping[str, Any]) -> 
         options: With which it was made.
 
     Raises:
-        RequestError: When that is none of ours, or has another number of features.
+        RequestError: When that is none of ours, or has other numbers of features or targets.
     """
-    n_features = len(trained.model.weight)
-    data: DummyData | SyntheticData
-    if name == "DummyData":
-        data, n_rows = DummyData(), None
-    elif name == "SyntheticData":
-        drawn = {key: options[key] for key in DRAWN if key in options}
-        if drawn.get("n_features") != n_features:
-            raise RequestError(
-                f"expected data of {n_features} features, as the checkpoint, found "
-                f"{drawn.get('n_features')} in the config.yaml of its run; add --unchecked to go "
-                "without"
-            )
-        n_rows = int(options["n_samples"])
-        data = SyntheticData(min(n_rows, _most(n_features)), **drawn)
-    else:
+    if name not in ("DummyData", "SyntheticData"):
         raise RequestError(
             "expected a training on TableData, DummyData or SyntheticData, whose rows an export is "
             f"checked on; found {name}; add --unchecked to go without"
         )
-    X = data.X.double().numpy()
-    whole = n_rows in (None, data.n_samples)
-    return Sample(X, {"X": X}, data.triangle if whole else None)
+    sizes = trained.line.weight.shape
+    drawn = name == "SyntheticData"
+    found = (options.get("n_features"), options.get("n_targets")) if drawn else (1, 1)
+    if found != sizes:
+        raise RequestError(
+            f"expected as many features and targets as the checkpoint has, {sizes}, found {found} "
+            "in the config.yaml of its run; add --unchecked to go without"
+        )
+    if not drawn:
+        data: RegressionData = DummyData()
+        return _nameless(data, data.triangle)
+    try:
+        n_rows = min(options["n_samples"], _most(sizes[0]))
+        data = SyntheticData(n_rows, **{key: options[key] for key in DRAWN})
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(
+            f"expected in the config.yaml of the run how its rows were drawn, found: {error}; add "
+            "--unchecked to go without"
+        ) from error
+    return _nameless(data, data.triangle if n_rows == options["n_samples"] else None)
 
 
 def check(
@@ -180,6 +183,11 @@ def bound(trained: Trained, X: Array, folded: bool) -> Array:
         by_units = np.abs(weight) / scale[:, None]
         found += gamma(n, 0.0) * ((np.abs(X) + np.abs(mean)) @ by_units + np.abs(bias))
     return np.asarray(found)
+
+
+def _nameless(data: RegressionData, whole: Triangle | None) -> Sample:
+    X = data.X.double().numpy()
+    return Sample(X, {"X": X}, whole)
 
 
 def _most(n_features: int) -> int:

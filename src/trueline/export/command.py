@@ -156,10 +156,15 @@ def _sample(trained: Trained, run: Path, table: str | None) -> Sample:
     Raises:
         RequestError: When there are none.
     """
-    if table is None or trained.learned is None:
-        name, options = _data(run)
-        if trained.learned is None:
-            return nameless_sample(trained, name, options)
+    if trained.learned is None:
+        if table is not None:
+            raise RequestError(
+                "--data.path: expected it of a training on a table, whose columns have names; this "
+                "one was on other data; leave it out"
+            )
+        return nameless_sample(trained, *_data(run))
+    if table is None:
+        _, options = _data(run)
         table = str(options.get("path"))
         if not Path(table).exists():
             raise RequestError(

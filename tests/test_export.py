@@ -1,0 +1,510 @@
+"""`trueline export`: what it writes predicts what `trueline predict` does."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from pyarrow import parquet
+
+from conftest import Run
+from trueline.export import checking, document, graph
+from trueline.export.trained import Trained, restore
+from trueline.tables import Columns, Feature
+
+Cli = Callable[..., Run]
+RUN = Path("lightning_logs/version_0")
+N = 60
+
+
+def columns(seed: int = 0) -> dict[str, Any]:
+    """Return columns of each kind, far from 0 and near it, and targets that depend on all."""
+    draw = np.random.default_rng(seed)
+    area, year = draw.uniform(40, 140, N), draw.integers(1950, 2020, N)
+    heat, rooms, sold = draw.integers(0, 3, N), draw.integers(2, 5, N), draw.random(N) < 0.5
+    price = 3 * area - 0.1 * year + 20 * heat + 7 * rooms**2 + 5 * sold + draw.standard_normal(N)
+    return {
+        "area": area,
+        "year built": year,
+        "heating": np.array(["district", "gas, old", "öl"])[heat],
+        "rooms": rooms,
+        "sold": sold,
+        "only": np.full(N, "same"),
+        "price": price,
+        "rent": price / 9 + draw.standard_normal(N),
+        "count": draw.integers(1, 5, N),
+    }
+
+
+ALL = "area,year built,heating,rooms,sold"
+CASES: dict[str, tuple[str, list[str]]] = {
+    "numbers": ("t.csv", ["--data.features=area,year built"]),
+    "text": ("t.csv", [f"--data.features={ALL[:-11]}", "--data.categorical=heating"]),
+    "texts, integers and booleans": (
+        "t.parquet",
+        [f"--data.features={ALL}", "--data.categorical=heating,rooms,sold"],
+    ),
+    "integers as texts": ("t.csv", ["--data.features=rooms", "--data.categorical=rooms"]),
+    "one level": ("t.csv", ["--data.features=area,only", "--data.categorical=only"]),
+    "targets": (
+        "t.parquet",
+        ["--data.target=price,rent", f"--data.features={ALL}", "--data.categorical=heating,sold"],
+    ),
+    "weight": ("t.csv", ["--data.features=area", "--data.weight=count"]),
+    "no scaling": (
+        "t.parquet",
+        ["--data.features=rooms,sold", "--data.categorical=sold", "--data.standardize=false"],
+    ),
+    "float32": (
+        "t.parquet",
+        [f"--data.features={ALL}", "--data.categorical=heating", "--trainer.precision=32-true"],
+    ),
+    "float32 rows": (
+        "t.csv",
+        ["--data.features=area,heating", "--data.categorical=heating", "--data.dtype=float32"],
+    ),
+    "held out": (
+        "t.csv",
+        ["--data.features=area,heating", "--data.categorical=heating", "--data.val_fraction=0.3"],
+    ),
+}
+"""The file, and options of fit."""
+
+
+def write(folder: Path, names: tuple[str, ...] = ("t.csv", "t.parquet")) -> None:
+    """Write the table in each format."""
+    table = columns()
+    for name in names:
+        if name.endswith("parquet"):
+            parquet.write_table(pa.table(table), folder / name)
+            continue
+        with (folder / name).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(table)
+            writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
+
+
+def fit(cli: Cli, folder: Path, name: str, options: list[str]) -> Run:
+    """Train on a table."""
+    write(folder, (name,))
+    given = ["--data=TableData", f"--data.path={name}", "--trainer.enable_progress_bar=false"]
+    target = [] if any("target" in o for o in options) else ["--data.target=price"]
+    run = cli("fit", *given, *target, *options)
+    assert run.status == 0, run.stderr
+    return run
+
+
+@pytest.fixture
+def houses(cli: Cli, tmp_path: Path) -> Path:
+    """Train on a number and a category."""
+    fit(cli, tmp_path, "t.csv", ["--data.features=area,heating", "--data.categorical=heating"])
+    return tmp_path
+
+
+def read_predictions(path: Path) -> np.ndarray:
+    """Return all predictions of a file, shape (n_samples, n_targets)."""
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in rows[0] if name.startswith("prediction")]
+    return np.array([[float(row[name]) for name in names] for row in rows])
+
+
+def by_hand(model: dict[str, Any], columns: dict[str, Any]) -> tuple[np.ndarray, float]:
+    """Predict from `model.json` as its documentation says.
+
+    Returns:
+        Predictions, and the largest sum of what they are made of, without signs.
+    """
+    found, sizes = [], []
+    for line in model["lines"]:
+        parts = [np.full(N, line["intercept"])]
+        for name, coefficient in line["coefficients"].items():
+            values = columns[name]
+            if isinstance(coefficient, dict):
+                parts.append(np.array([coefficient[value] for value in values]))
+            else:
+                parts.append(coefficient * values.astype(np.float64))
+        found.append(np.sum(parts, axis=0))
+        sizes.append(np.abs(parts).sum(axis=0).max())
+    return np.stack(found, axis=1), max(sizes)
+
+
+def texts(column: np.ndarray, name: str) -> np.ndarray:
+    """Return a column as a file holds it as texts: in CSV it was Python that wrote them."""
+    found = [str(value) for value in column.tolist()]
+    parquet = name.endswith("parquet") and column.dtype == bool
+    return np.array([t.lower() for t in found] if parquet else found, dtype=object)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_export_predicts_as_predict(cli: Cli, tmp_path: Path, case: str) -> None:
+    name, options = CASES[case]
+    fit(cli, tmp_path, name, options)
+    assert cli("predict", "--data=TableData", f"--data.path={name}").status == 0
+    (path,) = tmp_path.glob("lightning_logs/*/predictions.csv")
+    expected = read_predictions(path)
+    assert expected.std(axis=0).min() > 0
+
+    run = cli("export")
+    assert run.status == 0, run.stderr
+    model = json.loads((tmp_path / RUN / "model.json").read_text("utf-8"))
+    given = columns()
+    for feature in model["base_levels"]:
+        given[feature] = texts(given[feature], name)
+        for line in model["lines"]:
+            levels = line["coefficients"][feature]
+            assert list(levels) == sorted(set(given[feature]))
+            assert levels[model["base_levels"][feature]] == 0.0
+    found, size = by_hand(model, given)
+    # Some 20 roundings of either, each by half of eps.
+    eps = np.finfo(np.float32 if "--trainer.precision=32-true" in options else np.float64).eps
+    within = 20 * eps * size
+    assert np.abs(found - expected).max() < within
+    result = run.result()
+    assert model["rows"] == result["n_samples"]
+    assert model["loss"] == pytest.approx(result["loss"], rel=1e-12)
+
+    assert cli("export", "--format=onnx").status == 0
+    content = (tmp_path / RUN / "model.onnx").read_bytes()
+    evaluator = ReferenceEvaluator(onnx.load_from_string(content))
+    inputs = {
+        n: given[n] if n in model["base_levels"] else given[n].astype(np.float64)
+        for n in evaluator.input_names
+    }
+    (found,) = evaluator.run(["prediction"], inputs)
+    assert found.dtype == np.float64
+    assert found.shape == ((N, 2) if case == "targets" else (N,))
+    assert np.abs(found.reshape(N, -1) - expected).max() < within
+    runtime = pytest.importorskip("onnxruntime")
+    (found,) = runtime.InferenceSession(content).run(["prediction"], inputs)
+    assert np.abs(found.reshape(N, -1) - expected).max() < within
+
+
+@pytest.mark.parametrize(
+    ("options", "n_targets"),
+    [([], 1), (["--data=SyntheticData", "--data.n_features=3", "--data.n_targets=2"], 2)],
+)
+def test_columns_without_names_have_weight_and_bias(
+    cli: Cli, tmp_path: Path, options: list[str], n_targets: int
+) -> None:
+    run = cli("fit", *options, "--trainer.max_epochs=50")
+    assert run.status == 0, run.stderr
+    for kind in ("json", "onnx"):
+        assert cli("export", f"--format={kind}").status == 0
+    model = json.loads((tmp_path / RUN / "model.json").read_text())
+    weight = np.array([line["weight"] for line in model["lines"]]).T
+    bias = np.array([line["bias"] for line in model["lines"]])
+    result = run.result()
+    assert weight.ravel().tolist() == np.ravel(result["weight"]).tolist()
+    assert bias.tolist() == np.ravel(result["bias"]).tolist()
+    assert model["rows"] == result["n_samples"]
+    assert model["loss"] == pytest.approx(result["loss"], rel=1e-12)
+    X = np.random.default_rng(1).standard_normal((7, len(weight)))
+    evaluator = ReferenceEvaluator(onnx.load(tmp_path / RUN / "model.onnx"))
+    (found,) = evaluator.run(None, {"X": X})
+    assert found.shape == ((7,) if n_targets == 1 else (7, n_targets))
+    assert np.abs(found.reshape(7, -1) - (X @ weight + bias)).max() < 1e-13
+
+
+def test_graph_keeps_digits_far_from_zero(cli: Cli, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    near = np.round(draw.uniform(0, 10, 200), 6)
+    y = 3 * near + draw.standard_normal(200)
+    lines = [f"{10**9 + x:.6f},{t}" for x, t in zip(near, y, strict=True)]
+    (tmp_path / "t.csv").write_text("time,y\n" + "\n".join(lines))
+    given = ["--data=TableData", "--data.path=t.csv", "--data.target=y"]
+    assert cli("fit", *given).status == 0
+    for kind in ("json", "onnx"):
+        assert cli("export", f"--format={kind}").status == 0
+    # From numbers near 0, where coefficients in their own units lose nothing.
+    trained = restore(str(tmp_path / RUN / "checkpoints/last.ckpt"))
+    time = np.array([float(line.split(",")[0]) for line in lines])
+    mean, scale = trained.scaling
+    weight, bias = trained.line
+    exact = ((time.astype(np.longdouble) - mean[0]) / scale[0]) * weight[0, 0] + bias[0]
+    content = (tmp_path / RUN / "model.onnx").read_bytes()
+    text = (tmp_path / RUN / "model.json").read_text()
+    off = np.abs(graph.predict(content, {"time": time})[:, 0] - exact).max()
+    off_by_units = np.abs(document.predict(text, {"time": time})[:, 0] - exact).max()
+    assert off < 1e-13
+    assert 1e-9 < off_by_units < 1e-5
+
+
+def test_level_that_was_not_trained_on_predicts_nan(cli: Cli, houses: Path) -> None:
+    assert cli("export", "--path=m.onnx").status == 0
+    content = (houses / "m.onnx").read_bytes()
+    inputs = {
+        "area": np.array([50.0, 50.0, 50.0, np.nan]),
+        "heating": np.array(["district", "solar", "", "district"], dtype=object),
+    }
+    found = graph.predict(content, inputs)[:, 0]
+    assert np.isnan(found).tolist() == [False, True, True, True]
+    runtime = pytest.importorskip("onnxruntime")
+    (also,) = runtime.InferenceSession(content).run(None, inputs)
+    assert np.isnan(also).tolist() == [False, True, True, True]
+
+
+def test_graph_asks_for_no_newer_operators_than_it_needs(cli: Cli, houses: Path) -> None:
+    assert cli("export", "--path=m.onnx").status == 0
+    model = onnx.load(houses / "m.onnx")
+    assert ([o.version for o in model.opset_import], model.ir_version) == ([19], 9)
+    assert {i.name: i.doc_string for i in model.graph.input} == {
+        "area": "",
+        "heating": "one of 'district', 'gas, old', 'öl'",
+    }
+    assert cli("fit", "--trainer.max_epochs=2").status == 0
+    assert cli("export", "--path=n.onnx").status == 0
+    model = onnx.load(houses / "n.onnx")
+    assert ([o.version for o in model.opset_import], model.ir_version) == ([13], 7)
+
+
+def a_coefficient(trained: Trained) -> Trained:
+    """Change one by a millionth of itself."""
+    model = restore_like(trained)
+    with torch.no_grad():
+        model.weight[0] *= 1 + 1e-6
+    return trained._replace(model=model)
+
+
+def the_bias(trained: Trained) -> Trained:
+    """Change it by 1e-9 of itself."""
+    model = restore_like(trained)
+    with torch.no_grad():
+        model.bias *= 1 + 1e-9
+    return trained._replace(model=model)
+
+
+def two_columns(trained: Trained) -> Trained:
+    """Swap the coefficients of a number and of a level."""
+    model = restore_like(trained)
+    with torch.no_grad():
+        model.weight.copy_(model.weight[[1, 0, 2]])
+    return trained._replace(model=model)
+
+
+def the_levels(trained: Trained) -> Trained:
+    """Take the last level for the base."""
+    assert trained.learned is not None
+    number, category = trained.learned.columns.features
+    assert category.levels is not None
+    shifted = Feature(category.name, (category.levels[-1], *category.levels[:-1]))
+    columns = Columns(trained.learned.columns.targets, (number, shifted))
+    return trained._replace(learned=trained.learned._replace(columns=columns))
+
+
+def the_mean(trained: Trained) -> Trained:
+    """Change what is taken off a column by 1e-9 of itself."""
+    assert trained.learned is not None
+    scaling = trained.scaling._replace(mean=trained.scaling.mean * (1 + 1e-9))
+    return trained._replace(learned=trained.learned._replace(scaling=scaling))
+
+
+def restore_like(trained: Trained) -> Any:
+    """Return a copy of the model."""
+    model = type(trained.model)(*trained.line.weight.shape).double()
+    model.load_state_dict(trained.model.state_dict())
+    return model
+
+
+@pytest.mark.parametrize("kind", ["json", "onnx"])
+@pytest.mark.parametrize("plant", [a_coefficient, the_bias, two_columns, the_levels, the_mean])
+def test_planted_error_is_found_and_nothing_written(
+    cli: Cli, houses: Path, monkeypatch: pytest.MonkeyPatch, kind: str, plant: Any
+) -> None:
+    module, name = (document, "document") if kind == "json" else (graph, "graph")
+    write = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda trained, *rows: write(plant(trained), *rows))
+    run = cli("export", f"--path=m.{kind}")
+    assert run.status == 1
+    assert "times its bound, at row" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not list(houses.glob("m.*"))
+    assert cli("export", f"--path=m.{kind}", "--unchecked").status == 0
+    monkeypatch.undo()
+    monkeypatch.chdir(houses)
+    assert cli("export", f"--path=good.{kind}").status == 0
+
+
+def test_prediction_that_is_no_number_fails_the_check(
+    cli: Cli, houses: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document, "predict", lambda _, c: np.full((len(c["area"]), 1), np.nan))
+    assert cli("export").status == 1
+    assert not (houses / RUN / "model.json").exists()
+
+
+def test_long_tables_are_compared_on_rows_spread_over_them(
+    cli: Cli, houses: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (houses / "t.csv").read_text("utf-8").splitlines()
+    lines[5] = "," + lines[5].partition(",")[2]  # its area is missing
+    (houses / "t.csv").write_text("\n".join(lines), "utf-8")
+    monkeypatch.setattr(checking, "MOST_ROWS", 20)
+    trained = restore(str(houses / RUN / "checkpoints/last.ckpt"))
+    sample = checking.table_sample(trained, str(houses / "t.csv"))
+    kept = [i for i in range(0, N, 3) if i != 4]
+    table = columns()
+    assert sample.columns["area"].tolist() == table["area"][kept].tolist()
+    assert sample.columns["heating"].tolist() == table["heating"][kept].tolist()
+    monkeypatch.setattr(checking, "AT_ONCE", 7)
+    run = cli("export")
+    assert run.status == 0
+    assert f"; {len(kept)} rows predicted" in run.stdout
+
+
+def test_bound_holds_for_float32_and_is_not_slack() -> None:
+    draw = np.random.default_rng(0)
+    from trueline.module import LinearRegression
+
+    model = LinearRegression(8)
+    trained = Trained(model, None)
+    X = draw.standard_normal((5000, 8))
+    exact = X.astype(np.longdouble) @ trained.line.weight + trained.line.bias
+    limit = checking.bound(trained, X, folded=False)
+    ratio = np.abs(checking.own_predictions(trained, X) - exact) / limit
+    # Worst-case bounds of a dozen roundings are met to a tenth or so, never left.
+    assert 0.02 < ratio.max() < 1
+
+
+REQUESTS: dict[str, tuple[list[str], str]] = {
+    "no such checkpoint": (["--ckpt_path=none.ckpt"], "ckpt_path: expected a checkpoint file"),
+    "no checkpoint": (["--ckpt_path=t.csv"], "ckpt_path: expected a checkpoint"),
+    "unknown ending": (["--path=m.xml"], "ends in .json or .onnx; found m.xml"),
+    "unknown format": (["--format=xml"], "expected json or onnx; found xml"),
+    "two formats": (["--format=json", "--path=m.onnx"], "expected onnx, as --path ends"),
+    "existing file": (["--path=there.json"], "expected no file there.json yet"),
+    "existing folder": (["--path=lightning_logs", "--format=json"], "expected no file"),
+    "unwritable": (["--path=t.csv/m.json"], "--path: expected to write t.csv/m.json"),
+    "unknown option": (["--pth=m.json"], "did you mean --path?"),
+    "abbreviation": (["--form=json"], "did you mean --format?"),
+    "no value": (["--path"], "--path"),
+    "no table": (["--data.path=gone.csv"], "gone.csv: expected a table"),
+    "another table": (["--data.path=other.csv"], "expected a column 'heating'"),
+    "another level": (["--data.path=solar.csv"], "expected one of the levels"),
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_bad_requests_end_in_one_line(cli: Cli, houses: Path, request_: str) -> None:
+    options, words = REQUESTS[request_]
+    (houses / "there.json").write_text("kept")
+    (houses / "other.csv").write_text("area\n1\n")
+    (houses / "solar.csv").write_text("area,heating\n1,solar\n")
+    before = sorted(houses.rglob("*"))
+    run = cli("export", *options)
+    assert run.status == 2
+    assert words in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert sorted(houses.rglob("*")) == before
+    assert (houses / "there.json").read_text() == "kept"
+
+
+def test_no_run_no_table_and_no_config_are_said(cli: Cli, tmp_path: Path) -> None:
+    run = cli("export")
+    assert (run.status, "train first with trueline fit" in run.stderr) == (2, True)
+    fit(cli, tmp_path, "t.csv", ["--data.features=area"])
+    (tmp_path / "t.csv").rename(tmp_path / "moved.csv")
+    run = cli("export")
+    assert (run.status, "expected the table of the training at t.csv" in run.stderr) == (2, True)
+    for text in ("", "data: [1", "data: 3", "data: {class_path: 3}"):
+        (tmp_path / RUN / "config.yaml").write_text(text)
+        run = cli("export")
+        assert run.status == 2, text
+        assert "to say what was trained on" in run.stderr
+    assert cli("export", "--data.path=moved.csv").status == 0
+    run = cli("export", "--unchecked", "--path=m.json")
+    assert (run.status, "not checked" in run.stdout) == (0, True)
+
+
+def test_data_of_other_classes_and_sizes_is_not_checked_on(cli: Cli, tmp_path: Path) -> None:
+    options = ["--data=SyntheticData", "--data.n_features=2", "--data.n_samples=50"]
+    assert cli("fit", *options, "--trainer.max_epochs=2").status == 0
+    path = tmp_path / RUN / "config.yaml"
+    good = path.read_text()
+    for old, new in (
+        ("SyntheticData", "OtherData"),
+        ("n_features: 2", "n_features: 9000000000"),
+        ("n_targets: 1", "n_targets: 2"),
+        ("n_samples: 50", "n_samples: many"),
+        ("noise: 0.1", "noise: loud"),
+        ("SyntheticData", "DummyData"),
+    ):
+        assert old in good
+        path.write_text(good.replace(old, new))
+        run = cli("export")
+        assert (run.status, run.stderr.count("\n")) == (2, 1), run.stderr
+        assert "--unchecked" in run.stderr
+    path.write_text(good)
+    run = cli("export", "--data.path=t.csv")
+    assert (run.status, "--data.path: expected it of a training on a table" in run.stderr) == (
+        2,
+        True,
+    )
+    assert cli("export").status == 0
+
+
+def test_column_named_as_the_output_is_refused_for_onnx_alone(cli: Cli, tmp_path: Path) -> None:
+    lines = ["prediction,_0,y", *(f"{i},{i * i},{i + 1}" for i in range(9))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    given = ["fit", "--data=TableData", "--data.path=t.csv", "--data.target=y"]
+    assert cli(*given, "--trainer.max_epochs=9").status == 0
+    run = cli("export", "--path=m.onnx")
+    assert run.status == 2
+    assert "other than 'prediction'" in run.stderr
+    assert cli("export").status == 0
+    assert cli(*given, "--data.features=_0").status == 0
+    assert cli("export", "--path=m.onnx").status == 0
+
+
+@pytest.mark.usefixtures("houses")
+def test_missing_package_is_named_with_its_remedy(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    run = cli("export", "--format=onnx")
+    assert run.status == 2
+    assert "pip install 'trueline[export]'" in run.stderr
+    assert cli("export").status == 0
+
+
+HOSTILE: list[tuple[str, Any]] = [
+    ("state_dict.weight", torch.ones(3, dtype=torch.float64, device="meta")),
+    ("state_dict.weight", torch.ones(1, dtype=torch.float64).expand(3)),
+    ("state_dict.weight", torch.full((3,), torch.nan, dtype=torch.float64)),
+    ("state_dict.weight", torch.ones(4, dtype=torch.float64)),
+    ("state_dict.weight", "x"),
+    ("state_dict.bias", torch.ones(2, dtype=torch.float64)),
+    ("state_dict", [1]),
+    ("hyper_parameters", {"_class_path": "os.system"}),
+    ("trueline_format", 2),
+    ("TableData", 3),
+    ("TableData.columns", {"targets": ["price"]}),
+    ("TableData.scaling", [torch.zeros(3), -torch.ones(3)]),
+    ("TableData.scaling", [torch.zeros(3), torch.full((3,), 1e-320, dtype=torch.float64)]),
+    ("TableData.rows", []),
+]
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_hostile_checkpoints_are_refused(cli: Cli, houses: Path, number: int) -> None:
+    place, value = HOSTILE[number]
+    checkpoint = torch.load(houses / RUN / "checkpoints/last.ckpt", weights_only=True)
+    at, (*way, last) = checkpoint, place.split(".")
+    for part in way:
+        at = at[part]
+    at[last] = value
+    torch.save(checkpoint, houses / "hostile.ckpt")
+    for kind in ("json", "onnx"):
+        run = cli("export", "--ckpt_path=hostile.ckpt", f"--path=m.{kind}", "--unchecked")
+        assert run.status == 2, run.stderr
+        assert "expected" in run.stderr
+        assert run.stderr.count("\n") == 1
+        assert not list(houses.glob("m.*"))
