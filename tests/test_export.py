@@ -2,47 +2,19 @@
 
 import csv
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import pyarrow as pa
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
-from pyarrow import parquet
 
-from conftest import Run
+from exported_lines import RUN, Cli, N, columns, fit, fit_houses
 from trueline.export import checking, document, graph
 from trueline.export.trained import Trained, restore
 from trueline.tables import Columns, Feature
-
-Cli = Callable[..., Run]
-RUN = Path("lightning_logs/version_0")
-N = 60
-
-
-def columns(seed: int = 0) -> dict[str, Any]:
-    """Return columns of each kind, far from 0 and near it, and targets that depend on all."""
-    draw = np.random.default_rng(seed)
-    area, year = draw.uniform(40, 140, N), draw.integers(1950, 2020, N)
-    heat, rooms, sold = draw.integers(0, 3, N), draw.integers(2, 5, N), draw.random(N) < 0.5
-    price = 3 * area - 0.1 * year + 20 * heat + 7 * rooms**2 + 5 * sold + draw.standard_normal(N)
-    return {
-        "area": area,
-        "year built": year,
-        "heating": np.array(["district", "gas, old", "öl"])[heat],
-        "rooms": rooms,
-        "sold": sold,
-        "only": np.full(N, "same"),
-        "price": price,
-        "rent": price / 9 + draw.standard_normal(N),
-        "count": draw.integers(1, 5, N),
-    }
-
 
 ALL = "area,year built,heating,rooms,sold"
 CASES: dict[str, tuple[str, list[str]]] = {
@@ -79,33 +51,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
 """The file, and options of fit."""
 
 
-def write(folder: Path, names: tuple[str, ...] = ("t.csv", "t.parquet")) -> None:
-    """Write the table in each format."""
-    table = columns()
-    for name in names:
-        if name.endswith("parquet"):
-            parquet.write_table(pa.table(table), folder / name)
-            continue
-        with (folder / name).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(table)
-            writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
-
-
-def fit(cli: Cli, folder: Path, name: str, options: list[str]) -> Run:
-    """Train on a table."""
-    write(folder, (name,))
-    given = ["--data=TableData", f"--data.path={name}", "--trainer.enable_progress_bar=false"]
-    target = [] if any("target" in o for o in options) else ["--data.target=price"]
-    run = cli("fit", *given, *target, *options)
-    assert run.status == 0, run.stderr
-    return run
-
-
 @pytest.fixture
 def houses(cli: Cli, tmp_path: Path) -> Path:
     """Train on a number and a category."""
-    fit(cli, tmp_path, "t.csv", ["--data.features=area,heating", "--data.categorical=heating"])
+    fit_houses(cli, tmp_path)
     return tmp_path
 
 
@@ -372,139 +321,3 @@ def test_bound_holds_for_float32_and_is_not_slack() -> None:
     ratio = np.abs(checking.own_predictions(trained, X) - exact) / limit
     # Worst-case bounds of a dozen roundings are met to a tenth or so, never left.
     assert 0.02 < ratio.max() < 1
-
-
-REQUESTS: dict[str, tuple[list[str], str]] = {
-    "no such checkpoint": (["--ckpt_path=none.ckpt"], "ckpt_path: expected a checkpoint file"),
-    "no checkpoint": (["--ckpt_path=t.csv"], "ckpt_path: expected a checkpoint"),
-    "unknown ending": (["--path=m.xml"], "ends in .json or .onnx; found m.xml"),
-    "unknown format": (["--format=xml"], "expected json or onnx; found xml"),
-    "two formats": (["--format=json", "--path=m.onnx"], "expected onnx, as --path ends"),
-    "existing file": (["--path=there.json"], "expected no file there.json yet"),
-    "existing folder": (["--path=lightning_logs", "--format=json"], "expected no file"),
-    "unwritable": (["--path=t.csv/m.json"], "--path: expected to write t.csv/m.json"),
-    "unknown option": (["--pth=m.json"], "did you mean --path?"),
-    "abbreviation": (["--form=json"], "did you mean --format?"),
-    "no value": (["--path"], "--path"),
-    "no table": (["--data.path=gone.csv"], "gone.csv: expected a table"),
-    "another table": (["--data.path=other.csv"], "expected a column 'heating'"),
-    "another level": (["--data.path=solar.csv"], "expected one of the levels"),
-}
-
-
-@pytest.mark.parametrize("request_", REQUESTS)
-def test_bad_requests_end_in_one_line(cli: Cli, houses: Path, request_: str) -> None:
-    options, words = REQUESTS[request_]
-    (houses / "there.json").write_text("kept")
-    (houses / "other.csv").write_text("area\n1\n")
-    (houses / "solar.csv").write_text("area,heating\n1,solar\n")
-    before = sorted(houses.rglob("*"))
-    run = cli("export", *options)
-    assert run.status == 2
-    assert words in run.stderr
-    assert run.stderr.count("\n") == 1
-    assert sorted(houses.rglob("*")) == before
-    assert (houses / "there.json").read_text() == "kept"
-
-
-def test_no_run_no_table_and_no_config_are_said(cli: Cli, tmp_path: Path) -> None:
-    run = cli("export")
-    assert (run.status, "train first with trueline fit" in run.stderr) == (2, True)
-    fit(cli, tmp_path, "t.csv", ["--data.features=area"])
-    (tmp_path / "t.csv").rename(tmp_path / "moved.csv")
-    run = cli("export")
-    assert (run.status, "expected the table of the training at t.csv" in run.stderr) == (2, True)
-    for text in ("", "data: [1", "data: 3", "data: {class_path: 3}"):
-        (tmp_path / RUN / "config.yaml").write_text(text)
-        run = cli("export")
-        assert run.status == 2, text
-        assert "to say what was trained on" in run.stderr
-    assert cli("export", "--data.path=moved.csv").status == 0
-    run = cli("export", "--unchecked", "--path=m.json")
-    assert (run.status, "not checked" in run.stdout) == (0, True)
-
-
-def test_data_of_other_classes_and_sizes_is_not_checked_on(cli: Cli, tmp_path: Path) -> None:
-    options = ["--data=SyntheticData", "--data.n_features=2", "--data.n_samples=50"]
-    assert cli("fit", *options, "--trainer.max_epochs=2").status == 0
-    path = tmp_path / RUN / "config.yaml"
-    good = path.read_text()
-    for old, new in (
-        ("SyntheticData", "OtherData"),
-        ("n_features: 2", "n_features: 9000000000"),
-        ("n_targets: 1", "n_targets: 2"),
-        ("n_samples: 50", "n_samples: many"),
-        ("noise: 0.1", "noise: loud"),
-        ("SyntheticData", "DummyData"),
-    ):
-        assert old in good
-        path.write_text(good.replace(old, new))
-        run = cli("export")
-        assert (run.status, run.stderr.count("\n")) == (2, 1), run.stderr
-        assert "--unchecked" in run.stderr
-    path.write_text(good)
-    run = cli("export", "--data.path=t.csv")
-    assert (run.status, "--data.path: expected it of a training on a table" in run.stderr) == (
-        2,
-        True,
-    )
-    assert cli("export").status == 0
-
-
-def test_column_named_as_the_output_is_refused_for_onnx_alone(cli: Cli, tmp_path: Path) -> None:
-    lines = ["prediction,_0,y", *(f"{i},{i * i},{i + 1}" for i in range(9))]
-    (tmp_path / "t.csv").write_text("\n".join(lines))
-    given = ["fit", "--data=TableData", "--data.path=t.csv", "--data.target=y"]
-    assert cli(*given, "--trainer.max_epochs=9").status == 0
-    run = cli("export", "--path=m.onnx")
-    assert run.status == 2
-    assert "other than 'prediction'" in run.stderr
-    assert cli("export").status == 0
-    assert cli(*given, "--data.features=_0").status == 0
-    assert cli("export", "--path=m.onnx").status == 0
-
-
-@pytest.mark.usefixtures("houses")
-def test_missing_package_is_named_with_its_remedy(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    run = cli("export", "--format=onnx")
-    assert run.status == 2
-    assert "pip install 'trueline[export]'" in run.stderr
-    assert cli("export").status == 0
-
-
-HOSTILE: list[tuple[str, Any]] = [
-    ("state_dict.weight", torch.ones(3, dtype=torch.float64, device="meta")),
-    ("state_dict.weight", torch.ones(1, dtype=torch.float64).expand(3)),
-    ("state_dict.weight", torch.full((3,), torch.nan, dtype=torch.float64)),
-    ("state_dict.weight", torch.ones(4, dtype=torch.float64)),
-    ("state_dict.weight", "x"),
-    ("state_dict.bias", torch.ones(2, dtype=torch.float64)),
-    ("state_dict", [1]),
-    ("hyper_parameters", {"_class_path": "os.system"}),
-    ("trueline_format", 2),
-    ("TableData", 3),
-    ("TableData.columns", {"targets": ["price"]}),
-    ("TableData.scaling", [torch.zeros(3), -torch.ones(3)]),
-    ("TableData.scaling", [torch.zeros(3), torch.full((3,), 1e-320, dtype=torch.float64)]),
-    ("TableData.rows", []),
-]
-
-
-@pytest.mark.parametrize("number", range(len(HOSTILE)))
-def test_hostile_checkpoints_are_refused(cli: Cli, houses: Path, number: int) -> None:
-    place, value = HOSTILE[number]
-    checkpoint = torch.load(houses / RUN / "checkpoints/last.ckpt", weights_only=True)
-    at, (*way, last) = checkpoint, place.split(".")
-    for part in way:
-        at = at[part]
-    at[last] = value
-    torch.save(checkpoint, houses / "hostile.ckpt")
-    for kind in ("json", "onnx"):
-        run = cli("export", "--ckpt_path=hostile.ckpt", f"--path=m.{kind}", "--unchecked")
-        assert run.status == 2, run.stderr
-        assert "expected" in run.stderr
-        assert run.stderr.count("\n") == 1
-        assert not list(houses.glob("m.*"))

@@ -88,7 +88,7 @@ def nameless_sample(trained: Trained, name: str, options: Mapping[str, Any]) -> 
             "expected a training on TableData, DummyData or SyntheticData, whose rows an export is "
             f"checked on; found {name}; add --unchecked to go without"
         )
-    sizes = trained.line.weight.shape
+    sizes = n_features, _ = trained.line.weight.shape
     drawn = name == "SyntheticData"
     found = (options.get("n_features"), options.get("n_targets")) if drawn else (1, 1)
     if found != sizes:
@@ -100,7 +100,7 @@ def nameless_sample(trained: Trained, name: str, options: Mapping[str, Any]) -> 
         data: RegressionData = DummyData()
         return _nameless(data, data.triangle)
     try:
-        n_rows = min(options["n_samples"], _most(sizes[0]))
+        n_rows = min(options["n_samples"], _most(n_features))
         data = SyntheticData(n_rows, **{key: options[key] for key in DRAWN})
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(
