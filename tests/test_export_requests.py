@@ -50,6 +50,14 @@ def test_bad_requests_end_in_one_line(cli: Cli, houses: Path, request_: str) -> 
     assert (houses / "there.json").read_text() == "kept"
 
 
+def test_help_has_all_options(cli: Cli) -> None:
+    run = cli("export", "--help")
+    assert run.status == 0
+    options = {"--ckpt_path", "--format", "--path", "--data.path", "--unchecked"}
+    assert options <= set(run.stdout.split())
+    assert "trueline export [OPTIONS]" in run.stdout
+
+
 def test_no_run_no_table_and_no_config_are_said(cli: Cli, tmp_path: Path) -> None:
     run = cli("export")
     assert (run.status, "train first with trueline fit" in run.stderr) == (2, True)
