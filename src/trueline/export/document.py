@@ -26,7 +26,7 @@ def document(trained: Trained, rows: Triangle | None = None) -> str:
         rows: That it was trained on, where its checkpoint does not know them.
 
     Returns:
-        JSON, see docs/export.md for its keys.
+        JSON, see docs/your_table.md for its keys.
     """
     rows = rows if trained.learned is None else trained.learned.rows
     content = {
