@@ -110,13 +110,14 @@ class Executions:
         logged = np.arange(-first % due if due else steps, steps, due or 1)
         if len(logged) == 0 or logged[-1] != steps - 1:
             logged = np.append(logged, steps - 1)
-        kept = [logged]
+        kept = np.zeros(steps + 1, bool)
+        kept[logged] = True
         for callback in trainer.callbacks:
             if watches := getattr(callback, "watched_steps", None):
                 watched = watches(self._executor.rows, first, steps)
-                kept += [watched, watched + 1]
+                kept[watched] = kept[watched + 1] = True
         execution = self._executor.run(
-            block, state, lambda n: self._lrs(block, n), np.unique(np.concatenate(kept))
+            block, state, lambda n: self._lrs(block, n), np.flatnonzero(kept)
         )
         execution.points = execution.report(logged)
         return execution
