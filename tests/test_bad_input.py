@@ -27,7 +27,7 @@ HAS_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has
 
 CASES = (
     # Commands.
-    ("", "expected a command, one of fit, validate, test, predict, export, plan, compare|found nothing"),
+    ("", "expected a command, one of fit, validate, test, predict, export, plan|found nothing"),
     ("fitt", "expected a command, one of fit,|found fitt"),
     ("fit extra", "extra|trueline fit --help"),
     ("predict extra", "extra|trueline predict --help"),

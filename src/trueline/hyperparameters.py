@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from trueline.schedule import Schedule
 
 
 def problems(h: Any) -> list[str]:
@@ -24,7 +24,7 @@ def problems(h: Any) -> list[str]:
     wrong = [
         f"{name}: expected {what}; found {h[name]}" for name, what, holds in ranges if not holds
     ]
-    if h.schedule and (problem := _schedule_problem(h.schedule)):
+    if h.schedule and (problem := Schedule(h.schedule).problem()):
         wrong.append(problem)
     if "auto" in (h.lr, h.momentum) and h.dampening == 1:
         wrong.append(
@@ -49,26 +49,3 @@ def _is_momentum(value: float) -> bool:
 
 def _is_count(steps: Any) -> bool:
     return steps == "auto" or (type(steps) is int and steps >= 1)
-
-
-def _schedule_problem(schedule: dict[str, Any]) -> str | None:
-    """Say what is wrong with a schedule, if anything."""
-    name, interval = schedule.get("name"), schedule.get("interval", "epoch")
-    monitor = schedule.get("monitor", "train/loss")
-    if interval not in ("epoch", "step"):
-        return f"schedule: interval: expected epoch or step; found {interval}"
-    if interval == "step" and monitor != "train/loss":
-        return f"schedule: monitor: expected train/loss with interval step; found {monitor}"
-    scheduler: Any = getattr(torch.optim.lr_scheduler, str(name), None)
-    base = torch.optim.lr_scheduler.LRScheduler
-    if not isinstance(scheduler, type) or scheduler is base or not issubclass(scheduler, base):
-        return (
-            f"schedule: expected under name a class in torch.optim.lr_scheduler, such as StepLR; "
-            f"found {name}"
-        )
-    options = {k: v for k, v in schedule.items() if k not in ("name", "interval", "monitor")}
-    try:
-        scheduler(torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], momentum=0.5), **options)
-    except Exception as error:  # torch raises several types
-        return f"schedule: expected options of {name}; found {options} ({error})"
-    return None

@@ -37,6 +37,7 @@ from trueline.progress_bar import TrainingBar
 from trueline.report import Report
 from trueline.result_table import print_start
 from trueline.run_folder import open_folder
+from trueline.schedule import check_same_schedule
 from trueline.tensorboard import RunLogger, Scalars
 
 TRAINER_DEFAULTS = {
@@ -341,7 +342,7 @@ class TruelineCLI(LightningCLI):
             state = self.checkpoint, self.trainer, self.datamodule
             resuming.check_resumable(self.checkpoint_path, *state)
             try:
-                self.model.check_schedule(self.checkpoint["hyper_parameters"])
+                check_same_schedule(self.checkpoint["hyper_parameters"], self.model.hparams)
             except ValueError as error:
                 raise RequestError(f"--model.{error}") from error
         self.before_predict()

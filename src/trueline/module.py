@@ -15,6 +15,8 @@ from trueline.executions.loop import Executions
 from trueline.executions.spans import Execution
 from trueline.hyperparameters import problems
 from trueline.progress import QuickNotes, at_step_end, hide_max_steps, restore_max_steps, tell
+from trueline.schedule import Schedule, check_same_schedule
+from trueline.window import Window, widest_float
 
 CHECKPOINT_FORMAT = 1
 """Of what checkpoints hold; a higher one is from a later version."""
@@ -85,7 +87,8 @@ class LinearRegression(QuickNotes, LightningModule):
         self.weight = torch.nn.Parameter(draw((n_features, *columns)))
         self.bias = torch.nn.Parameter(draw(columns))
         self.mse = torch.nn.MSELoss()
-        self._window = _Window()
+        self.schedule = Schedule(schedule) if schedule else None
+        self._window = Window()
         self._mean = EpochMean()
         self._metrics: dict[str, float] = {}
         self._max_steps: int | None = None
@@ -189,7 +192,7 @@ class LinearRegression(QuickNotes, LightningModule):
         X, _, *sample_weight = batch
         if not sample_weight:
             return len(X)
-        return sample_weight[0].sum(dtype=_widest_float(X.device)).item()
+        return sample_weight[0].sum(dtype=widest_float(X.device)).item()
 
     def penalty(self) -> Tensor:
         """Return `l1·Σ|weight| + l2·Σweight²`."""
@@ -219,12 +222,11 @@ class LinearRegression(QuickNotes, LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Tell a schedule that waits for a plateau, and counts epochs, what it monitors."""
-        if not self.hparams["schedule"]:
+        if self.schedule is None or self.schedule.interval != "epoch":
             return
         scheduler: Any = self.lr_schedulers()
-        by_epoch = isinstance(scheduler, ReduceLROnPlateau) and self._schedule[1] == "epoch"
-        if by_epoch and self.trainer.is_last_batch:
-            scheduler.step(self._monitored())
+        if isinstance(scheduler, ReduceLROnPlateau) and self.trainer.is_last_batch:
+            scheduler.step(self.schedule.monitored(self.trainer.callback_metrics))
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step a schedule after a step or, but for one that waits for a plateau, after an epoch.
@@ -234,7 +236,7 @@ class LinearRegression(QuickNotes, LightningModule):
         """
         if not isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step()
-        elif self._schedule[1] == "step":
+        elif self.schedule is not None and self.schedule.interval == "step":
             scheduler.step(self.step_loss.item())
 
     def on_validation_epoch_start(self) -> None:
@@ -267,7 +269,7 @@ class LinearRegression(QuickNotes, LightningModule):
 
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
         """Begin a new window of accumulated batches."""
-        self._window.size = self._window.squares = 0.0
+        self._window.begin()
 
     def optimizer_zero_grad(
         self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
@@ -290,31 +292,13 @@ class LinearRegression(QuickNotes, LightningModule):
             )
 
     def backward(self, loss: Tensor) -> None:
-        """Make the gradient that of the mean over all rows of a step, whatever they came in.
-
-        A step's rows may come in several batches, which Lightning weights alike however many rows
-        they have, and divides by the number that was asked for where an epoch ends earlier; and
-        from several processes, whose shares of a batch need not be equal.
-        """
-        trainer = self.trainer
+        """Make the gradient that of the mean over all rows of a step, whatever they came in."""
+        trainer, window = self.trainer, self._window
         if self.execution is not None:
             return  # its steps have been taken
-        if trainer.accumulate_grad_batches == 1 and trainer.world_size == 1:
-            loss.backward()
-            return
-        window = self._window
-        mine, before = self.size(window.batch), window.size
-        mse = window.mse.to(_widest_float(loss.device))
-        sums = torch.stack([torch.full_like(mse, mine), mine * mse])
-        size, squares = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
-        window.size, window.squares = before + size, window.squares + squares
-        window.mse = torch.as_tensor(window.squares / window.size, dtype=mse.dtype)
-        for parameter in self.parameters():
-            if before and parameter.grad is not None:
-                parameter.grad.mul_(before / window.size)
-        # Lightning has divided by the batches in a window, and will by the number of processes.
-        undivided = trainer.accumulate_grad_batches * trainer.world_size
-        (loss * (undivided * mine / window.size)).backward()
+        if trainer.accumulate_grad_batches > 1 or trainer.world_size > 1:
+            loss = loss * window.take_in(trainer, self.size(window.batch), self.parameters())
+        loss.backward()
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
@@ -331,59 +315,11 @@ class LinearRegression(QuickNotes, LightningModule):
         optimizer = torch.optim.SGD(
             self.parameters(), h.lr, h.momentum, h.dampening, h.weight_decay, h.nesterov
         )
-        if not h.schedule:
+        if self.schedule is None:
             return optimizer
         # This module tells a schedule that waits for a plateau itself, see lr_scheduler_step.
-        config = {"interval": self._schedule[1], "reduce_on_plateau": False}
-        return [optimizer], [{"scheduler": self.make_scheduler(optimizer), **config}]
-
-    def make_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Return the schedule for an optimizer."""
-        options = self._schedule[0]
-        scheduler = getattr(torch.optim.lr_scheduler, options.pop("name"))
-        if scheduler is torch.optim.lr_scheduler.OneCycleLR:
-            options["cycle_momentum"] = False  # the momentum is the one that was asked for
-            options["pct_start"] = float(options.get("pct_start", 0.3))  # torch takes no integer
-        return scheduler(optimizer, **options)
-
-    @property
-    def _schedule(self) -> tuple[dict[str, Any], str, str]:
-        """The options of the schedule, what it counts and what it monitors."""
-        options = dict(self.hparams["schedule"])
-        return options, options.pop("interval", "epoch"), options.pop("monitor", "train/loss")
-
-    def _monitored(self) -> Tensor:
-        """Return the metric that the schedule monitors.
-
-        Raises:
-            ValueError: When there is none by its name.
-        """
-        metrics, name = self.trainer.callback_metrics, self._schedule[2]
-        if name not in metrics:
-            raise ValueError(
-                f"schedule: expected under monitor a metric, one of {', '.join(metrics)}; found "
-                f"{name}"
-            )
-        return metrics[name]
-
-    def check_schedule(self, saved: Mapping[str, Any]) -> None:
-        """Refuse to go on with another schedule, or with another lr under one.
-
-        Args:
-            saved: The hyperparameters of the training to go on with.
-
-        Raises:
-            ValueError: When where its schedule stands would have no meaning here.
-        """
-        if not (saved.get("schedule") or self.hparams["schedule"]):
-            return
-        for name in ("schedule", "lr"):
-            if saved.get(name) != self.hparams[name]:
-                raise ValueError(
-                    f"{name}: expected that of the checkpoint, {saved.get(name)}, since a schedule "
-                    f"goes on from where it stands; found {self.hparams[name]}; leave it out, or "
-                    "start anew"
-                )
+        config = {"interval": self.schedule.interval, "reduce_on_plateau": False}
+        return [optimizer], [{"scheduler": self.schedule.scheduler(optimizer), **config}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to go on that neither parameters nor optimizer hold."""
@@ -415,32 +351,12 @@ class LinearRegression(QuickNotes, LightningModule):
             self._max_steps = hide_max_steps(self.trainer)
         self._executions.load_state_dict(checkpoint.get("execution"))
         if states:
-            self.check_schedule(checkpoint.get("hyper_parameters", {}))
+            check_same_schedule(checkpoint.get("hyper_parameters", {}), h)
         options = inspect.signature(torch.optim.SGD).parameters.keys() & h.keys()
         for state in states:
             for group in state["param_groups"]:
                 group.update({n: h[n] for n in options if not (h.schedule and n == "lr")})
                 group["maximize"] = False
-
-
-class _Window:
-    """Batches whose gradients are accumulated for one step.
-
-    Attributes:
-        batch: The one at hand, on this process.
-        mse: The mean squared error over all rows so far; while a batch is at work, over its own.
-        size: Of the batches so far, on all processes.
-        squares: Sum of their mean squared errors, each times its size.
-    """
-
-    batch: Batch = ()
-    mse = torch.tensor(torch.nan)
-    size = squares = 0.0
-
-
-def _widest_float(device: torch.device) -> torch.dtype:
-    """Return float64, but for Apple's GPU, which has none."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _check_shape(name: str, found: Tensor, expected: torch.Size, what: str) -> None:

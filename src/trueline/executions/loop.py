@@ -157,10 +157,10 @@ class Executions:
         per_epoch = self._lookahead.per_epoch
         epochs = max(1, block.batches // per_epoch) if block.batch == 0 else 1
         advance(module.trainer, block.batches, epochs)
-        if scheduler := self._scheduler():
+        schedule, scheduler = module.schedule, self._scheduler()
+        if schedule is not None and scheduler is not None:
             # Lightning's loop adds the last tick.
-            by_step = self._interval == "step"
-            for _ in range((block.batches if by_step else epochs) - 1):
+            for _ in range((block.batches if schedule.interval == "step" else epochs) - 1):
                 scheduler.step()
 
     def _parameters(self) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
@@ -186,24 +186,20 @@ class Executions:
         scheduler = self._module.lr_schedulers()
         return None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
 
-    @property
-    def _interval(self) -> str:
-        return str(self._module.hparams["schedule"].get("interval", "epoch"))
-
     def _lrs(self, block: Block, steps: int) -> Tensor:
         """Return the learning rates of so many steps from the first of a block on, float64."""
         optimizer: Any = self._module.optimizers(use_pl_optimizer=False)
         group, device = optimizer.param_groups[0], self._module.device
-        scheduler = self._scheduler()
-        if scheduler is None:
+        schedule, scheduler = self._module.schedule, self._scheduler()
+        if schedule is None or scheduler is None:
             return torch.full((steps,), group["lr"], dtype=torch.float64, device=device)
         # A copy of it goes ahead, with an optimizer of nothing.
         ahead: Any = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=group["lr"])
-        copy = self._module.make_scheduler(ahead)
+        copy = schedule.scheduler(ahead)
         copy.load_state_dict(deepcopy(scheduler.state_dict()))
         ahead.param_groups[0].update({n: v for n, v in group.items() if n != "params"})
         ahead.step()  # torch warns of a schedule that is before the optimizer
-        lrs, per_epoch, by_step = [], self._lookahead.per_epoch, self._interval == "step"
+        lrs, per_epoch, by_step = [], self._lookahead.per_epoch, schedule.interval == "step"
         for step in range(block.batch + 1, block.batch + steps + 1):
             lrs.append(ahead.param_groups[0]["lr"])
             if by_step or step % per_epoch == 0:

@@ -1,0 +1,92 @@
+"""The schedule of the learning rate that `LinearRegression` is given as plain options."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import lr_scheduler
+
+
+class Schedule:
+    """A class of `torch.optim.lr_scheduler` with its options.
+
+    Args:
+        options: `name`, the class; `interval`, epoch (unless given) or step; `monitor`, the metric
+            that a schedule waiting for a plateau watches, train/loss unless given; and the options
+            of the class.
+
+    Example:
+        >>> schedule = Schedule({"name": "StepLR", "step_size": 30})
+        >>> schedule.interval, schedule.options, schedule.problem()
+        ('epoch', {'step_size': 30}, None)
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = dict(options)
+        self.name = self.options.pop("name", None)
+        self.interval = self.options.pop("interval", "epoch")
+        self.monitor = self.options.pop("monitor", "train/loss")
+
+    def problem(self) -> str | None:
+        """Say what is wrong with the options, if anything."""
+        if self.interval not in ("epoch", "step"):
+            return f"schedule: interval: expected epoch or step; found {self.interval}"
+        if self.interval == "step" and self.monitor != "train/loss":
+            return (
+                f"schedule: monitor: expected train/loss with interval step; found {self.monitor}"
+            )
+        scheduler: Any = getattr(lr_scheduler, str(self.name), None)
+        base = lr_scheduler.LRScheduler
+        if not isinstance(scheduler, type) or scheduler is base or not issubclass(scheduler, base):
+            return (
+                "schedule: expected under name a class in torch.optim.lr_scheduler, such as "
+                f"StepLR; found {self.name}"
+            )
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], momentum=0.5)
+        try:
+            scheduler(optimizer, **self.options)
+        except Exception as error:  # torch raises several types
+            return f"schedule: expected options of {self.name}; found {self.options} ({error})"
+        return None
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Return a scheduler of the optimizer's learning rates."""
+        options = dict(self.options)
+        if self.name == "OneCycleLR":
+            options["cycle_momentum"] = False  # the momentum is the one that was asked for
+            options["pct_start"] = float(options.get("pct_start", 0.3))  # torch takes no integer
+        return getattr(lr_scheduler, self.name)(optimizer, **options)
+
+    def monitored(self, metrics: Mapping[str, Tensor]) -> Tensor:
+        """Return the metric that is watched.
+
+        Raises:
+            ValueError: When there is none by its name.
+        """
+        if self.monitor not in metrics:
+            raise ValueError(
+                f"schedule: expected under monitor a metric, one of {', '.join(metrics)}; found "
+                f"{self.monitor}"
+            )
+        return metrics[self.monitor]
+
+
+def check_same_schedule(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse to go on with another schedule, or with another lr under one.
+
+    Args:
+        saved: The hyperparameters of the training to go on with.
+        asked: Those of this one.
+
+    Raises:
+        ValueError: When where the saved schedule stands would have no meaning here.
+    """
+    if not (saved.get("schedule") or asked["schedule"]):
+        return
+    for name in ("schedule", "lr"):
+        if saved.get(name) != asked[name]:
+            raise ValueError(
+                f"{name}: expected that of the checkpoint, {saved.get(name)}, since a schedule "
+                f"goes on from where it stands; found {asked[name]}; leave it out, or start anew"
+            )
