@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from trueline.data import RegressionData
 from trueline.module import LinearRegression
 from trueline.reference import SGD
+from trueline.schedule import Schedule
 
 X = torch.arange(1, 13).reshape(6, 2)
 y = torch.tensor([3, 5, 6, 10, 9, 14])
@@ -246,11 +247,8 @@ class Rescheduled(LinearRegression):
     changes: ClassVar[dict[str, Any]]
 
     def configure_optimizers(self) -> Any:
-        meant = self.hparams["schedule"]
-        self.hparams["schedule"] = {**meant, **self.changes}
-        configured = super().configure_optimizers()
-        self.hparams["schedule"] = meant
-        return configured
+        self.schedule = Schedule({**self.hparams["schedule"], **self.changes})
+        return super().configure_optimizers()
 
 
 class ScheduleByStep(Rescheduled):

@@ -14,6 +14,7 @@ from trueline.crosscheck.diagnosis import likely_cause
 from trueline.crosscheck.diagnosis.case import Case
 from trueline.crosscheck.free_run import FreeRun
 from trueline.crosscheck.judge import Judge
+from trueline.crosscheck.judge_trace import judge_trace
 from trueline.crosscheck.layout import Layout
 from trueline.crosscheck.learning_rate import MeantLr
 from trueline.crosscheck.rows import RowCount, fingerprints
@@ -115,7 +116,7 @@ class Ledger:
         """Judge steps that were composed, at once."""
         self.settle()
         self.steps_checked += len(trace.numbers)
-        compared, gradient = self.judge.judge_trace(trace)
+        compared, gradient = judge_trace(self.judge, trace)
         out = self.tally.add(compared, recent=False)
         worst = np.zeros(len(trace.numbers))
         for quantity in compared:
