@@ -14,7 +14,6 @@ import contextlib
 import io
 import logging
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from reports import machine, publish
 
 from trueline.cli import main
 from trueline.crosscheck import CrossCheck
@@ -144,12 +144,6 @@ def run() -> None:
         for name, train in at_once(arguments.rows).items()
     }
     lines = [
-        "# What checking every step costs",
-        "",
-        f"{time.strftime('%Y-%m-%d')}; {platform.machine()}, {os.cpu_count()} cores, one thread, "
-        f"torch {torch.__version__}, NumPy {np.__version__}; {arguments.rounds} rounds of {epochs} "
-        "steps, 5 of the others.",
-        "",
         "## Step by step",
         "",
         "| training | µs a step without | with | cost (median) | range |",
@@ -163,10 +157,11 @@ def run() -> None:
         "|---|---|---|---|---|",
         *(row(name, pairs) for name, pairs in many.items()),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text, "utf-8")
+    about = (
+        f"{machine('torch', 'numpy')}, one thread of torch; {arguments.rounds} rounds of {epochs} "
+        "steps, 5 of the others."
+    )
+    publish("What checking every step costs", about, lines, arguments.out)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ The report, Markdown, has a histogram of the worst ratio of each training, by pr
 import argparse
 import logging
 import multiprocessing
-import os
-import platform
 import statistics
 import sys
 import time
@@ -21,13 +19,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from lightning.pytorch import Trainer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from reports import machine, publish
+
 from healthy_trainings import PRECISIONS, Training, healthy_trainings
 
 EDGES = (0, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -100,25 +99,18 @@ def run() -> None:
     found = {name: ratios for name, (ratios, _) in zip(PRECISIONS, results, strict=True)}
     alarms = [alarm for _, wrong in results for alarm in wrong]
     total = sum(map(len, found.values()))
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    versions = f"NumPy {np.__version__}, torch {torch.__version__}, "
-    versions += f"Lightning {lightning.__version__}"
+    minutes = (time.perf_counter() - start) / 60
+    about = (
+        f"{machine('numpy', 'torch', 'lightning')}; seed {arguments.seed}, {minutes:.0f} minutes."
+    )
     lines = [
-        "# Healthy trainings and their bounds",
-        "",
-        f"{time.strftime('%Y-%m-%d')}; {machine}, {versions}; seed {arguments.seed}, "
-        f"{(time.perf_counter() - start) / 60:.0f} minutes.",
-        "",
         f"{total:,} trainings, {len(alarms)} false alarms. How many trainings had their worst "
         "ratio where:",
         "",
         *histogram(found),
         *(f"\nALARM: {alarm}" for alarm in alarms),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text, "utf-8")
+    publish("Healthy trainings and their bounds", about, lines, arguments.out)
     sys.exit(1 if alarms else 0)
 
 

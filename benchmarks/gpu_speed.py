@@ -18,8 +18,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from speed import LR, draw, elsewhere, machine, module, number, seconds_of_fit, straight_on
-from speed import torch_loop as loop_without_waiting
+from peers import LR, elsewhere, seconds_of_fit, straight_on
+from peers import torch_loop as loop_without_waiting
+from reports import machine, number, publish
+from speed import draw, module
 from torch import Tensor
 
 from trueline.data import RegressionData
@@ -158,26 +160,21 @@ def run() -> None:
     X, y = draw(arguments.rows)
     fit(RegressionData(X[:1000], y[:1000], 32), device, "raise", 1)  # imports and first uses
     lines = [
-        "# How fast it trains on a GPU",
-        "",
-        f"{time.strftime('%Y-%m-%d')}; {where}; {machine()}. {arguments.rows:,} x {X.shape[1]} "
-        f"float32 in order, lr {LR}; medians of rounds in turns, of which there were "
-        f"{arguments.rounds}; a ratio is the median of theirs, with its range.",
-        "",
-        "Trueline has on what `trueline fit` has on, but for validation. An epoch more is half of "
-        "what three take longer than one, when the rows are on the device. PyTorch's loops run "
-        f"{MANY:,} batches, and their time goes on from there in a straight line.",
-        "",
         "| batch | who | million rows/s | its time beside Trueline's of an epoch more |",
         "|---|---|---|---|",
     ]
     for batch_size in BATCH_SIZES:
         lines += measure(RegressionData(X, y, batch_size), device, arguments.rounds)
         print(f"batches of {batch_size:,} done", file=sys.stderr)
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text, "utf-8")
+    about = (
+        f"{where}; {machine('torch', 'lightning')}. {arguments.rows:,} x {X.shape[1]} float32 in "
+        f"order, lr {LR}; medians of rounds in turns, of which there were {arguments.rounds}; a "
+        "ratio is the median of theirs, with its range.\n\n"
+        "Trueline has on what `trueline fit` has on, but for validation. An epoch more is half of "
+        "what three take longer than one, when the rows are on the device. PyTorch's loops run "
+        f"{MANY:,} batches, and their time goes on from there in a straight line."
+    )
+    publish("How fast it trains on a GPU", about, lines, arguments.out)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Markdown; `--only K` repeats run K alone, `--keep DIR` leaves all that was writt
 import argparse
 import multiprocessing
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -21,10 +20,9 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import lightning
-import torch
-
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from reports import machine, publish
+
 from killed_runs import Outcome, kill_and_resume, prepare
 
 COUNTED = {
@@ -64,16 +62,10 @@ def differing(outcome: Outcome, seed: int) -> list[str]:
     ]
 
 
-def report(outcomes: Sequence[Outcome], seed: int, seconds: float) -> str:
-    """Return the report."""
+def report(outcomes: Sequence[Outcome], seed: int) -> list[str]:
+    """Return the lines of the report."""
     unlike = [outcome for outcome in outcomes if outcome.differences]
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    lines = [
-        "# Trainings killed and resumed",
-        "",
-        f"{time.strftime('%Y-%m-%d')}; {machine}, torch {torch.__version__}, Lightning "
-        f"{lightning.__version__}; seed {seed}, {seconds / 60:.0f} minutes.",
-        "",
+    return [
         f"{len(outcomes):,} trainings, each once in peace and once stopped and resumed until it "
         f"ended by itself; {len(unlike)} of them differ in a bit of the last checkpoint, of "
         "result.json or of TensorBoard's history.",
@@ -87,7 +79,6 @@ def report(outcomes: Sequence[Outcome], seed: int, seconds: float) -> str:
         f"| **trainings that differ** | {len(unlike)} |",
         *(line for outcome in unlike for line in differing(outcome, seed)),
     ]
-    return "\n".join(lines) + "\n"
 
 
 def run() -> None:
@@ -108,10 +99,10 @@ def run() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(2, mp_context=spawn, initializer=prepare) as pool:
             outcomes = list(pool.map(partial(one, arguments.seed, folder), numbers))
-    text = report(outcomes, arguments.seed, time.perf_counter() - start)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text, "utf-8")
+    minutes = (time.perf_counter() - start) / 60
+    about = f"{machine('torch', 'lightning')}; seed {arguments.seed}, {minutes:.0f} minutes."
+    lines = report(outcomes, arguments.seed)
+    publish("Trainings killed and resumed", about, lines, arguments.out)
     sys.exit(1 if any(outcome.differences for outcome in outcomes) else 0)
 
 

@@ -8,36 +8,39 @@ a straight line; the report says how many. It is Markdown.
 """
 
 import argparse
-import contextlib
 import gc
 import inspect
-import io
 import json
 import logging
-import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
-import sklearn
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
+from peers import (
+    LR,
+    OFF,
+    elsewhere,
+    numpy_loop,
+    peak,
+    reading,
+    seconds_of_fit,
+    sgd_regressor,
+    stock,
+    straight_on,
+    torch_loop,
+    wall,
+)
+from reports import machine, publish, rounded, time_of, times, verdict
 from sklearn.linear_model import LinearRegression as LeastSquares
-from sklearn.linear_model import SGDRegressor
-from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
 from trueline.data import DummyData, RegressionData
 from trueline.lightning_cli import TruelineCLI, points_per_curve
@@ -45,12 +48,8 @@ from trueline.module import LinearRegression
 from trueline.reference import article
 from trueline.tensorboard import RunLogger, Scalars
 
-LR = 0.001
 LINE = np.arange(1, 11, dtype=np.float32)
 """The weights behind the drawn rows; their bias is 3, their noise 1."""
-OFF: dict[str, Any] = dict.fromkeys(
-    ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-)
 
 
 @dataclass(frozen=True)
@@ -82,66 +81,6 @@ QUICK = Size(200_000, 5_000, 100, 300, (10, 60), (20, 200), (100, 1_000), (2, 10
 
 
 ALONE = "Trueline, its steps alone"
-
-
-class Clock(Callback):
-    """Notes when the last step has been taken, before anything is made of the result."""
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note it, with all points written, and what has been held at most."""
-        for logger in trainer.loggers:
-            logger.save()
-        self.end, self.peak = time.perf_counter(), peak()
-
-
-@contextlib.contextmanager
-def elsewhere() -> Iterator[None]:
-    """Work in a folder of its own, and print nothing."""
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
-        nowhere = io.StringIO()
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            os.chdir(folder)
-            try:
-                yield
-            finally:
-                os.chdir(before)
-
-
-def peak() -> float:
-    """Return the largest resident size of this process so far, in MB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-def wall(work: Callable[[], object]) -> float:
-    """Return how many seconds a call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def straight_on(seconds: Callable[[int], float], few: int, many: int, steps: int) -> float:
-    """Return the seconds of so many steps, from those of fewer: what starting costs counts once."""
-    if steps <= many:
-        return seconds(steps)
-    before = seconds(few)
-    return before + (seconds(many) - before) * (steps - few) / (many - few)
-
-
-def seconds_of_fit(trainer: Trainer, model: LightningModule, data: Any, steps: int) -> list[float]:
-    """Return the seconds from the call of fit to the last step, and until it has returned.
-
-    Then what the process held at most by the last step, in MB.
-    """
-    clock = Clock()
-    trainer.callbacks.insert(0, clock)  # type: ignore[attr-defined]
-    start = time.perf_counter()
-    trainer.fit(model, data)
-    returned = time.perf_counter()
-    if trainer.global_step != steps:
-        raise SystemExit(f"expected {steps} steps, found {trainer.global_step}")
-    return [clock.end - start, returned - start, clock.peak]
 
 
 # Trueline
@@ -199,112 +138,6 @@ def scalars_alone(epochs: int) -> float:
             **OFF | {"logger": RunLogger(Path("lightning_logs"))},
         )
         return seconds_of_fit(trainer, module(1, steps_per_execution=1), DummyData(), epochs)[0]
-
-
-# Its peers
-
-
-def numpy_loop(X: np.ndarray, y: np.ndarray, epochs: int) -> None:
-    """Train as the article does in NumPy, with the gradient by hand."""
-    w = b = 0.0
-    for _ in range(epochs):
-        error = y - (w * X + b)
-        w -= LR * -2 * (X * error).mean()
-        b -= LR * -2 * error.mean()
-
-
-def torch_loop(X: Tensor, y: Tensor, batch_size: int, shuffle: bool, steps: int) -> None:
-    """Train as PyTorch's tutorials do, shuffled by one gather an epoch."""
-    model = torch.nn.Linear(X.shape[1], 1, dtype=X.dtype, device=X.device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
-    loss = torch.nn.MSELoss()
-    y = y[:, None]
-    taken = 0
-    while taken < steps:
-        if shuffle:
-            order = torch.randperm(len(X))
-            X, y = X[order], y[order]
-        for first in range(0, len(X), batch_size):
-            optimizer.zero_grad()
-            part = slice(first, first + batch_size)
-            loss(model(X[part]), y[part]).backward()
-            optimizer.step()
-            taken += 1
-            if taken == steps:
-                break
-
-
-class Stock(LightningModule):
-    """The module of Lightning's tutorials."""
-
-    def __init__(self, n_features: int, dtype: torch.dtype, log: bool) -> None:
-        super().__init__()
-        self.model = torch.nn.Linear(n_features, 1, dtype=dtype)
-        self.loss = torch.nn.MSELoss()
-        self.logs = log
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss."""
-        loss: Tensor = self.loss(self.model(batch[0]), batch[1])
-        if self.logs:
-            self.log("train_loss", loss)
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        """Return SGD."""
-        return torch.optim.SGD(self.parameters(), lr=LR)
-
-
-class Ready:
-    """Serves one batch as it is."""
-
-    def __init__(self, *batch: Tensor) -> None:
-        self.batch = batch
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        return iter([self.batch])
-
-
-def stock(
-    X: Tensor, y: Tensor, defaults: bool, steps: int, batch_size: int | None, ready: bool = False
-) -> float:
-    """Train with stock Lightning, with its defaults or with everything off.
-
-    Args:
-        X: Features.
-        y: Targets.
-        defaults: Whether TensorBoard, checkpoints, the bar and `self.log` are on.
-        steps: Full-batch epochs, or batches of an epoch.
-        batch_size: None for full batches in order, else they are shuffled.
-        ready: Whether the batch is served as it is, without a DataLoader.
-    """
-    y = y[:, None]
-    loader: Any = Ready(X, y)
-    if not ready:
-        size = batch_size or len(X)
-        loader = DataLoader(TensorDataset(X, y), batch_size=size, shuffle=batch_size is not None)
-    length: dict[str, Any] = (
-        {"limit_train_batches": steps, "max_epochs": 1} if batch_size else {"max_epochs": steps}
-    )
-    with elsewhere():
-        precision: Any = "32-true" if X.dtype == torch.float32 else "64-true"
-        options: dict[str, Any] = {} if defaults else OFF
-        trainer = Trainer(accelerator="cpu", precision=precision, **length, **options)
-        return seconds_of_fit(trainer, Stock(X.shape[1], X.dtype, defaults), loader, steps)[0]
-
-
-def sgd_regressor(X: np.ndarray, y: np.ndarray, shuffle: bool) -> None:
-    """Train scikit-learn's SGDRegressor for one epoch, a step a row."""
-    options = {"penalty": None, "learning_rate": "constant", "eta0": LR, "shuffle": shuffle}
-    SGDRegressor(max_iter=1, tol=None, random_state=0, **options).fit(X, y)
-
-
-def reading(X: Tensor, y: Tensor) -> float:
-    """Return the seconds of reading all bytes once, median of five."""
-    return statistics.median(wall(lambda: (X.sum(), y.sum())) for _ in range(5))
 
 
 # What is compared
@@ -391,33 +224,6 @@ def in_short(todo: list[Work]) -> list[str]:
                 beside.append(f"{rounded(slower)} x as fast as {peer.name}")
         lines.append(f"| {work.title} | {time_of(ours)} | {'; '.join(beside)} |")
     return lines
-
-
-def verdict(met: bool) -> str:
-    """Return the word for it."""
-    return "yes" if met else "**no**"
-
-
-def times(ratios: list[float], what: str) -> str:
-    """Return the median of some ratios, with their range."""
-    low, high = min(ratios), max(ratios)
-    return f"{number(statistics.median(ratios))} x {what} ({number(low)} to {number(high)})"
-
-
-def rounded(x: float) -> str:
-    """Return a number with two digits that count."""
-    return f"{float(f'{x:.2g}'):,g}"
-
-
-def number(x: float) -> str:
-    """Return a number with three digits, or all before the point."""
-    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
-
-
-def time_of(seconds: list[float]) -> str:
-    """Return the median time in a readable unit."""
-    s = statistics.median(seconds)
-    return f"{number(1e3 * s)} ms" if s < 1 else f"{number(s)} s"
 
 
 def draw(rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -600,22 +406,6 @@ def peaks_of(size: Size) -> list[dict[str, float]]:
     return found
 
 
-def machine() -> str:
-    """Describe where this runs."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line for line in lines if line.startswith("model name")).split(":")[1].strip()
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = {"torch": torch, "Lightning": lightning, "NumPy": np, "scikit-learn": sklearn}
-    return (
-        f"{cpu}, {os.cpu_count()} cores, {total:.0f} GiB, {platform.system()}; Python "
-        f"{platform.python_version()}, "
-        + ", ".join(f"{name} {package.__version__}" for name, package in versions.items())
-        + f"; {torch.get_num_threads()} threads of torch"
-    )
-
-
 def run() -> None:
     """Measure in turns, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -643,12 +433,10 @@ def run() -> None:
         for k in range(rounds):
             work.turn(back=k % 2 == 1)
             print(f"{work.title}: round {k + 1} of {rounds}", file=sys.stderr)
-    lines = [
-        f"# How fast it trains{', little of everything' if arguments.quick else ''}",
-        "",
-        f"{time.strftime('%Y-%m-%d')}; {machine()}. Medians of rounds, of which there were "
-        f"{rounds}, in turns in one process; a ratio is the median of theirs, with its range.",
-        "",
+    about = (
+        f"{machine('torch', 'lightning', 'numpy', 'scikit-learn')}; {torch.get_num_threads()} "
+        f"threads of torch. Medians of rounds, of which there were {rounds}, in turns in one "
+        "process; a ratio is the median of theirs, with its range.\n\n"
         "Counted is wall time without imports and the making of data: Trueline and stock Lightning "
         "from the call of `Trainer.fit` to the end of the last step and its logging; the others, "
         "the whole call. Trueline has on what `trueline fit` has on: the cross-check of every "
@@ -657,8 +445,9 @@ def run() -> None:
         "Where a peer ran only some of its steps, its time goes on from there in a straight line, "
         "with what starting costs counted once. Its steps alone are Trueline's loader and module "
         "in a Trainer with everything off. Step by step, Trueline has its loader, module and "
-        "TensorBoard on, and checkpoints, bar and cross-check off.",
-        "",
+        "TensorBoard on, and checkpoints, bar and cross-check off."
+    )
+    lines = [
         "| work | who | ran | time | asked of Trueline | found | met |",
         "|---|---|---|---|---|---|---|",
         *(line for work in todo for line in work.rows()),
@@ -668,10 +457,8 @@ def run() -> None:
         "",
         *in_short(todo),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text, "utf-8")
+    title = f"How fast it trains{', little of everything' if arguments.quick else ''}"
+    publish(title, about, lines, arguments.out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ files into record batches. The files are made once, in `--folder`.
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
+from reports import machine, publish
 
 N_FEATURES = 10
 ROWS_A_FILE = 5_000_000
@@ -91,16 +91,9 @@ def alone(what: str, folder: Path) -> dict[str, float]:
     return found
 
 
-def report(found: dict[int, dict[str, list[dict[str, float]]]]) -> str:
-    """Return the report, Markdown."""
+def report(found: dict[int, dict[str, list[dict[str, float]]]]) -> list[str]:
+    """Return the lines of the report."""
     lines = [
-        "# Tables at scale",
-        "",
-        f"{time.strftime('%F')}; {platform.machine()}, {len(found)} sizes; Python "
-        f"{platform.python_version()}, pyarrow {pa.__version__}. 10 features in float32, one "
-        "shuffled epoch by batches of 1,024 with the cross-check on; medians, and the rate of an "
-        "epoch beside that at which pyarrow alone reads the same files, run by turns.",
-        "",
         "| rows | peak memory | pyarrow alone | an epoch | ratio | reading, standardising, closed "
         "form, before it |",
         "|---|---|---|---|---|---|",
@@ -118,7 +111,7 @@ def report(found: dict[int, dict[str, list[dict[str, float]]]]) -> str:
             f"| {n:,} | {peak:,.0f} MB | {alone / 1e6:.1f} M rows/s | {epoch / 1e6:.1f} M rows/s | "
             f"{rate:.2f} | {read / 1e6:.1f} M rows/s |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main() -> None:
@@ -143,10 +136,12 @@ def main() -> None:
             for what, runs in found[n].items():
                 runs.append(alone(what, folder))
                 print(what, n, runs[-1], file=sys.stderr)
-    text = report(found)
-    print(text)
-    if options.out:
-        options.out.write_text(text, "utf-8")
+    about = (
+        f"{machine('torch', 'pyarrow')}. 10 features in float32, one shuffled epoch by batches of "
+        "1,024 with the cross-check on; medians, and the rate of an epoch beside that at which "
+        "pyarrow alone reads the same files, run by turns."
+    )
+    publish("Tables at scale", about, report(found), options.out)
 
 
 if __name__ == "__main__":

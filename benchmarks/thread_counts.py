@@ -8,9 +8,6 @@ threads, and each order of adding rounds in its own way. The report is Markdown.
 
 import argparse
 import logging
-import os
-import platform
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from reports import machine, publish
 
 from trueline.data import DummyData, RegressionData
 from trueline.module import LinearRegression
@@ -67,12 +65,7 @@ def run() -> None:
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     lines = [
-        "# One thread and two",
-        "",
-        f"{time.strftime('%Y-%m-%d')}; {machine}. Largest relative distance of a parameter.",
-        "",
         "| work | precision | one thread and two | two threads and two |",
         "|---|---|---|---|",
     ]
@@ -83,9 +76,8 @@ def run() -> None:
             )
             apart, same = (np.abs(other / two - 1).max() for other in (one, again))
             lines.append(f"| {name} | {precision} | {apart:.1e} | {same:.1e} |")
-            print(lines[-1], flush=True)
-    if arguments.out:
-        arguments.out.write_text("\n".join(lines) + "\n", "utf-8")
+    about = f"{machine('torch')}. Largest relative distance of a parameter."
+    publish("One thread and two", about, lines, arguments.out)
 
 
 if __name__ == "__main__":
