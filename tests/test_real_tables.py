@@ -93,3 +93,48 @@ def test_plan_says_when_the_training_has_converged(
         trained = model()
         trainer.fit(trained, data)
         assert summarise(trainer, trained)["converged"] is expected
+
+
+def fit_columns(cli: Callable[..., Any], path: Path, columns: dict[str, Any], *options: str) -> Any:
+    """Fit y to the other columns with nothing chosen; return the result, whose steps all passed."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(columns)
+        rows.writerows(map(repr, map(float, row)) for row in zip(*columns.values(), strict=True))
+    run = cli("fit", "--data=TableData", f"--data.path={path}", "--data.target=y", *options)
+    assert run.status == 0, run.stderr
+    assert run.result()["crosscheck"]["passed"]
+    return run.result()
+
+
+def test_powers_up_to_the_sixth_converge_and_pass(cli: Callable[..., Any], tmp_path: Path) -> None:
+    t = np.arange(1.0, 31.0)
+    powers = {f"t{k}": t**k for k in range(1, 7)}
+    y = sum(power / power.std() for power in powers.values()) + np.sin(37 * t)
+    result = fit_columns(cli, tmp_path / "powers.csv", {**powers, "y": y})
+    assert result["weight"] == pytest.approx(result["closed_form"]["weight"], rel=1e-6)
+    assert result["converged"]
+
+
+def test_where_columns_nearly_depend_fit_comes_near_in_what_can_be_told_apart(
+    cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    # As of NIST's Filip: a polynomial of degree 10, the condition of whose Hessian is 10¹⁹.
+    t = np.linspace(-8.8, -3.1, 82)
+    y = 0.85 + 0.05 * np.sin(1.3 * t) + 0.003 * np.sin(1000 * t)
+    columns = {**{f"t{k}": t**k for k in range(1, 11)}, "y": y}
+    result = fit_columns(cli, tmp_path / "degree_10.csv", columns, "--trainer.max_epochs=600000")
+    assert not result["converged"]
+    assert result["distance"] < 0.1
+    assert result["loss"] < 1.5 * result["closed_form"]["loss"]
+
+
+def test_a_column_far_from_zero_beside_its_spread_converges(
+    cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    # In its units the bias is -10¹², which has four digits fewer than predictions need.
+    small = np.round(np.random.default_rng(0).normal(size=200), 4) / 1024
+    columns = {"t": 1e9 + small, "y": 1000 * small + np.cos(np.arange(200))}
+    result = fit_columns(cli, tmp_path / "offset.csv", columns)
+    assert result["converged"]
+    assert result["distance"] < 1e-12

@@ -116,3 +116,19 @@ def test_refinement_makes_each_step_right_by_itself() -> None:
               (composed.states(start), polished(composed, start))]  # fmt: skip
     assert missed[1] < missed[0] / 2
     assert missed[1] < 2e-14
+
+
+def test_refinement_goes_on_where_states_swing_high() -> None:
+    # Polyak's momentum for a condition of 10¹⁰ swings up by the root of that before it settles.
+    K, curvatures = 8192, torch.tensor([1.0, 1e-10]).double()
+    rule = Rule(momentum=(1 - 1e-5) ** 2 / (1 + 1e-5) ** 2)
+    hessian = torch.zeros(2, 3).double()
+    hessian[:, :2], hessian[:, 2] = torch.diag(curvatures), torch.tensor([1.0, 1e-5]).double()
+    theta, one = torch.zeros(2, 1).double(), torch.ones(1).double()
+    lrs = torch.full((1,), 4 / (1 + 1e-5) ** 2).double()
+    [matrix] = step_maps(hessian[None], one, theta, lrs, rule)
+    maps, start = Repeated(matrix, K), torch.zeros(4, 1).double()
+    states, v = polished(maps, start), slice(2, 4)
+    rounding = 2.0**-53 * (states[:-1, :2].abs() * curvatures[:, None] + states[:-1, v].abs() + 1)
+    assert states.abs().max() > 1000
+    assert (maps.residuals(states)[:, v].abs() <= 8 * rounding).all()

@@ -18,6 +18,8 @@ from trueline.scaling import standardising
 DEPENDENT = 1e-6
 """How much of a direction in which rows do not differ is a column's, so that it counts as part of
 it; the rounding of the others' shares is below that."""
+TOO_MANY = 10_000_000
+"""Epochs that nobody waits for: minutes of the smallest table."""
 WORTH_IT = 2.0
 """How many times as fast a training must become before the plan advises to change it."""
 
@@ -98,6 +100,11 @@ class Plan:
             return f"lr {asked.lr:g} diverges: set --model.lr below {self.largest_stable_lr:.4g}"
         if asked.epochs is None and asked.note != "never":
             return "none: how long it takes is not known beforehand"
+        if best.epochs is None or best.epochs > TOO_MANY:
+            return (
+                "take the closed form, which fit prints beside the line: the columns nearly depend "
+                "on each other, and SGD takes too long whatever lr and momentum"
+            )
         now = math.inf if asked.epochs is None else asked.epochs
         if _is_worth(standard, best) and _is_worth(standard, asked):
             return f"standardise the columns: {_gain(standard, now)}"
@@ -118,10 +125,10 @@ class Plan:
             "collinear": _listed(self.collinear),
         }
         lines = [f"{name:<16}{fact}" for name, fact in facts.items() if fact]
-        lines += ["", f"{'':<22}{'lr':>12}{'momentum':>12}{'epochs':>24}"]
+        lines += ["", f"{'':<22}{'lr':>12}{'momentum':>14}{'epochs':>22}"]
         for name, t in self.trainings.items():
             length = t.note if t.epochs is None else f"{t.epochs:,}"
-            lines.append(f"{name:<22}{t.lr:>12.6g}{t.momentum:>12.6g}{length:>24}")
+            lines.append(f"{name:<22}{t.lr:>12.6g}{_momentum(t.momentum):>14}{length:>22}")
         lines += ["", f"epochs until within {self.accuracy:g} of the spread of y for good"]
         return "\n".join([*lines, f"{'advice':<16}{self.advice}"])
 
@@ -226,6 +233,11 @@ def _gain(new: Training, old: float) -> str:
     """Say how much shorter a training becomes."""
     place = "no end" if math.isinf(old) else f"{old:,}"
     return f"{new.epochs:,} epoch{'s' * (new.epochs != 1)} in the place of {place}"
+
+
+def _momentum(momentum: float) -> str:
+    """Write a momentum; one near 1 by what it lacks."""
+    return f"{momentum:.6g}" if momentum < 0.9999 else f"1 − {1 - momentum:.3g}"
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

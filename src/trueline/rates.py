@@ -20,6 +20,9 @@ from trueline.reference import SGD
 from trueline.reference.solve import stable_lr
 from trueline.reference.triangle import Triangle
 
+WITHIN_REACH = 1e9
+"""Condition up to which a million steps of the heavy ball come within 1e-12. Of a larger one, no
+training of that length would reach the slowest modes, and all others would swing for their sake."""
 HALVINGS = 100
 """Of the interval that the best learning rate lies in: more than a float64 has digits."""
 
@@ -127,6 +130,12 @@ def minibatch_lr(
     return (1 - momentum) / ((1 - dampening if momentum else 1.0) * curvature)
 
 
+def _within_reach(found: Modes) -> Modes:
+    """Return the modes without those that are too slow to be waited for."""
+    near = found.curvature >= found.largest / WITHIN_REACH
+    return Modes(found.curvature[near], found.left[:, near])
+
+
 def tuned(
     rows: Triangle, h: Mapping[str, Any], batch_size: int | None = None, longest: float = 0.0
 ) -> dict[str, float]:
@@ -146,7 +155,7 @@ def tuned(
         return {"lr": lr, "momentum": momentum}
     if not math.isfinite(rows.curvature(h["l2"])):
         raise ValueError("lr auto: expected rows whose squares are numbers; scale the data")
-    found = modes(rows, h["l2"], h["weight_decay"])
+    found = _within_reach(modes(rows, h["l2"], h["weight_decay"]))
     if batch_size is not None:
         momentum = 0.0 if momentum == "auto" else momentum
         steepest = 2 / rows.n_targets * longest + 2 * h["l2"] + h["weight_decay"]

@@ -135,17 +135,16 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """
     h: Any = pl_module.hparams
     parameters = {n: p.detach().cpu().double().numpy() for n, p in pl_module.named_parameters()}
-    trained, data = (
+    line, data = (
         Line(parameters["weight"], parameters["bias"]),
         getattr(trainer, "datamodule", None),
     )
-    if isinstance(data, RegressionData):
-        trained = data.in_units(trained)
+    trained = data.in_units(line) if isinstance(data, RegressionData) else line
     check = next((c for c in trainer.callbacks if isinstance(c, CrossCheck)), None)  # type: ignore[attr-defined]
     return {
         "weight": _plain(trained.weight),
         "bias": _plain(trained.bias),
-        **_fit(data, trained, h),
+        **_fit(data, line, h),
         "steps": trainer.global_step,
         "lr": h.lr,
         "steps_at_once": _steps_at_once(pl_module),
@@ -172,14 +171,18 @@ def _steps_at_once(pl_module: LightningModule) -> str | None:
 
 @np.errstate(over="ignore", invalid="ignore")  # of a training that diverged
 def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
-    """Hold the trained line against the data and against the closed form."""
+    """Hold the trained line against the data and against the closed form.
+
+    Both as they are trained: in the units of columns that vary little beside their size, the bias
+    has digits that predictions lose.
+    """
     names = "loss n_samples n_features n_targets features targets correlation largest_stable_lr"
     of_best = "converged distance closed_form summary"
     fit: dict[str, Any] = dict.fromkeys(f"{names} {of_best}".split())
     if not isinstance(data, RegressionData):
         return fit
     rows, scaled = data.triangle, data.trained_on
-    fit["loss"] = rows.loss(trained)
+    fit["loss"] = scaled.loss(trained)
     fit |= {name: getattr(data, name) for name in ("n_samples", "n_features", "n_targets")}
     if data.feature_names and data.target_names:
         fit |= {"features": list(data.feature_names), "targets": list(data.target_names)}
@@ -191,22 +194,21 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     if h.l1:
         return fit
     try:
-        if h.l2 or h.weight_decay:  # which are of the weights as they are trained
-            best = data.in_units(scaled.least_squares(h.l2, h.weight_decay))
-        else:
-            best = rows.least_squares()
+        best = scaled.least_squares(h.l2, h.weight_decay)
+        # Penalties are of the weights as they are trained.
+        closed = data.in_units(best) if h.l2 or h.weight_decay else rows.least_squares()
     except ValueError:
         return fit  # collinear columns: no single line to compare with
-    spread = rows.spread
+    spread = scaled.spread
     spread = np.where(spread > 0, spread, 1.0)
-    distance = rows.apart(trained, best) / spread
+    distance = scaled.apart(trained, best) / spread
     return fit | {
         "converged": bool(np.all(distance <= CONVERGED_WITHIN)),
         "distance": float(distance.max()),
         "closed_form": {
-            "weight": _plain(best.weight),
-            "bias": _plain(best.bias),
-            "loss": rows.loss(best),
+            "weight": _plain(closed.weight),
+            "bias": _plain(closed.bias),
+            "loss": scaled.loss(best),
         },
     }
 
