@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,6 +76,7 @@ class Span:
         self.exact = self.summed_in == torch.float64
         self._maps: Composed | Repeated | None = None
         self._states: Tensor | None = None
+        self._in_turn: _InTurn | None = None
         if composed:
             self._counted_from = start.parameters
             self._maps, self._delta = self._composed()
@@ -82,7 +84,7 @@ class Span:
                 self._states = polished(self._maps, self._delta)
         else:
             self._counted_from = torch.zeros_like(start.parameters)
-            self._states = self._one_by_one()
+            self._in_turn = _InTurn(self._gradients(), start, lrs, rule, self.summed_in)
 
     def _composed(self) -> tuple[Composed | Repeated, Tensor]:
         """Return the maps of the steps, and what the first acts on."""
@@ -105,19 +107,14 @@ class Span:
         maps = step_maps(G, 2 / sizes, origin, lrs, rule, first, **rest)
         return Composed(maps, workspace), delta
 
-    def _one_by_one(self) -> Tensor:
-        """Return the states before each step and after the last, in float64."""
-        origin = self.start.parameters.to(self.summed_in)
-        buffers = None if self.start.buffers is None else self.start.buffers.to(self.summed_in)
-        states = one_by_one(self._gradients(), origin, buffers, self.lrs, self.rule)
-        return states.double()
-
     def _gradients(self) -> Iterator[Callable[[Tensor], Tensor]]:
         """Return the gradient of each step as a function of the parameters."""
         if (gradient := self._gradient) is not None:
-            origin, p = self.start.parameters, self.p
+            origin = self.start.parameters
+            # Copies: a product with a part of a matrix takes twenty times as long.
+            curved, constant = gradient[:, : self.p].clone(), gradient[:, self.p :].clone()
             for _ in self.lrs:
-                yield lambda theta: torch.addmm(gradient[:, p:], gradient[:, :p], theta - origin)
+                yield lambda theta: torch.addmm(constant, curved, theta - origin)
             return
         for Z, weight, size in self.rows.one_by_one(self.position.epoch, self._batches):
             yield partial(_mean_gradient, Z, weight, size)
@@ -131,7 +128,7 @@ class Span:
 
     def close(self) -> None:
         """Give the memory of the maps to the next span: states cannot be asked for any more."""
-        self._maps = self._states = None
+        self._maps = self._states = self._in_turn = None
 
     def states(self, steps: Numbers) -> tuple[Tensor, Tensor | None]:
         """Return parameters and buffers before some steps, or after the last one.
@@ -143,11 +140,13 @@ class Span:
             Float64, shape (len(steps), p, T) each; the buffers None without momentum.
         """
         at = torch.from_numpy(steps)
+        if self._in_turn is not None:
+            self._states = self._in_turn.until(int(steps.max(initial=0)))
         if self._states is not None:
             # Consecutive ones are a view.
             run = len(steps) and steps[-1] - steps[0] == len(steps) - 1
             part = slice(int(steps[0]), int(steps[-1]) + 1) if run else at.to(self._states.device)
-            found = self._states[part]
+            found = self._states[part].double()
         else:
             assert isinstance(self._maps, Composed)
             inner = at[at < len(self)]
@@ -198,6 +197,47 @@ class Span:
         sums = self.rows.add_up(sums)
         by_parameter, squares, size = sums[:, :-2], sums[:, -2], sums[:, -1] * T
         return squares / size, 2 * by_parameter.view_as(parameters) / size[:, None, None]
+
+
+class _InTurn:
+    """The states of steps that are taken one after another, as far as they are asked for.
+
+    Args:
+        gradients: Of the steps, as functions of the parameters.
+        start: Before the first of them.
+        lrs: Learning rates, one for each step.
+        rule: The update rule.
+        dtype: In which the steps are taken.
+    """
+
+    def __init__(
+        self,
+        gradients: Iterator[Callable[[Tensor], Tensor]],
+        start: State,
+        lrs: Tensor,
+        rule: Rule,
+        dtype: torch.dtype,
+    ) -> None:
+        self._gradients = gradients
+        self._lrs = lrs
+        self._rule = rule
+        self._end = State(*(None if t is None else t.to(dtype) for t in start))  # type: ignore[arg-type]
+        before = one_by_one((), *self._end, lrs[:0], rule)
+        self._states = before.new_empty(len(lrs) + 1, *before.shape[1:])
+        self._states[:1] = before
+        self._taken = 0
+
+    def until(self, step: int) -> Tensor:
+        """Return the states before each step, of which those up to this one are known."""
+        some = slice(self._taken, step)
+        if step > self._taken:
+            gradients = islice(self._gradients, step - self._taken)
+            found = one_by_one(gradients, *self._end, self._lrs[some], self._rule)
+            self._states[some.start : step + 1] = found
+            parameters, buffers = found[-1].tensor_split([len(self._end.parameters)])
+            self._end = State(parameters, buffers if self._rule.momentum else None)
+            self._taken = step
+        return self._states
 
 
 def _mean_gradient(Z: Tensor, weight: Tensor | None, size: float, theta: Tensor) -> Tensor:
