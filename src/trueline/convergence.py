@@ -13,13 +13,14 @@ References:
 """
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trueline.reference import SGD
-from trueline.reference.triangle import Array, Line, Triangle
+from trueline.reference.triangle import KEPT, Array, Line, Triangle
 
 Complex = NDArray[np.complex128]
 
@@ -60,6 +61,7 @@ class Modes(NamedTuple):
         return self.largest / self.smallest if self.curvature[-1] > 0 else math.inf
 
 
+@lru_cache(maxsize=KEPT)
 def modes(rows: Triangle, l2: float = 0.0, weight_decay: float = 0.0) -> Modes:
     """Decompose the Hessian of the objective.
 

@@ -160,7 +160,7 @@ def make_plan(
     l2, decay, momentum = h["l2"], h["weight_decay"], h["momentum"]
     damped = {name: h[name] for name in ("dampening", "nesterov")}
     found = modes(rows, l2, decay)
-    standard = standardising(rows).rows(rows)
+    standard = standardising(rows).rows(rows) if raw in (None, rows) else rows
     standard_modes = modes(standard, l2, decay)
 
     def train(on: Triangle, sgd: SGD, known: str = "") -> Training:

@@ -1,6 +1,7 @@
 """Standardisation: features with mean 0 and standard deviation 1, and the way back to units."""
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ class Scaling(NamedTuple):
         R, center, p = rows.R.copy(), rows.center.copy(), len(self.mean)
         R[:, 1 : p + 1] /= self.scale
         center[:p] = (center[:p] - self.mean) / self.scale
-        return rows._replace(R=R, center=center)
+        return replace(rows, R=R, center=center)
 
 
 def standardising(rows: Triangle) -> Scaling:

@@ -144,7 +144,7 @@ class RegressionData(LightningDataModule):
         weights = None if self.sample_weight is None else self.sample_weight.numpy()
         return triangle(self.X.numpy(), self.y.numpy(), weights)
 
-    @property
+    @cached_property
     def trained_on(self) -> Triangle:
         """The same of the rows as they are trained on."""
         return self.triangle if self.scaling is None else self.scaling.rows(self.triangle)

@@ -1,6 +1,7 @@
 """What a training has learned of its table before its first step, kept in its checkpoints."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ class Learned(NamedTuple):
     def state(self) -> dict[str, Any]:
         """Return it as plain values and tensors."""
         of_scaling = None if self.scaling is None else [torch.from_numpy(a) for a in self.scaling]
-        R, center, *counts = self.rows
+        R, center, *counts = (getattr(self.rows, field.name) for field in fields(self.rows))
         tensors = torch.from_numpy(R), torch.from_numpy(center)
         return {
             "columns": self.columns.to_dict(),

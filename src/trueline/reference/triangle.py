@@ -15,6 +15,8 @@ References:
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 from trueline.reference.factored_rows import Columns, FactoredRows, check_same
 
 Array = NDArray[np.float64]
+
+KEPT = 4
+"""Triangles whose rank and curvature are known: with a thousand columns each takes seconds."""
 
 Block = tuple[ArrayLike, ArrayLike | None, ArrayLike | None]
 """Some of the rows: X, y and their weights, as `triangle` takes them."""
@@ -40,7 +45,8 @@ class Line(NamedTuple):
     bias: Array
 
 
-class Triangle(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Triangle:
     """R of rows `[1, x − cₓ, y − c_y]`, and how many they were.
 
     Args:
@@ -126,7 +132,7 @@ class Triangle(NamedTuple):
 
     def rank(self, l2: float = 0.0, weight_decay: float = 0.0) -> int:
         """Return how many columns of `[1, x]`, over their penalties, are linearly independent."""
-        return self._rank(self._penalised(l2, weight_decay)[0])[1]
+        return _rank(self, l2, weight_decay)
 
     def _penalised(self, l2: float, weight_decay: float) -> tuple[Array, Array]:
         """Return `[1, x − cₓ]` and y, each over a row for each penalised parameter."""
@@ -166,11 +172,7 @@ class Triangle(NamedTuple):
 
         It is inf where it is beyond float64.
         """
-        p = self.columns
-        A = self.plain * math.sqrt(2 / (self.rows * self.n_targets))
-        penalised = math.sqrt(2 * l2) * np.eye(p)[1:]
-        with np.errstate(over="ignore"):
-            return float(np.linalg.norm(np.concatenate([A, penalised]), 2) ** 2)
+        return _curvature(self, l2)
 
     @property
     def plain(self) -> Array:
@@ -185,6 +187,19 @@ class Triangle(NamedTuple):
         weight = np.reshape(line.weight, (-1, self.n_targets))
         bias = np.reshape(line.bias, (1, -1)) + self.center[: self.columns - 1] @ weight
         return np.concatenate([bias, weight])
+
+
+@lru_cache(maxsize=KEPT)
+def _rank(rows: Triangle, l2: float, weight_decay: float) -> int:
+    return rows._rank(rows._penalised(l2, weight_decay)[0])[1]
+
+
+@lru_cache(maxsize=KEPT)
+def _curvature(rows: Triangle, l2: float) -> float:
+    A = rows.plain * math.sqrt(2 / (rows.rows * rows.n_targets))
+    penalised = math.sqrt(2 * l2) * np.eye(rows.columns)[1:]
+    with np.errstate(over="ignore"):
+        return float(np.linalg.norm(np.concatenate([A, penalised]), 2) ** 2)
 
 
 def triangle(
@@ -231,7 +246,8 @@ def merged(one: Triangle, other: Triangle) -> Triangle:
     moved = [t.R.copy() for t in parts]
     for R, t in zip(moved, parts, strict=True):
         R[0, 1:] += R[0, 0] * (t.center - center)
-    return one._replace(
+    return replace(
+        one,
         R=np.asarray(np.linalg.qr(np.concatenate(moved), mode="r")),
         center=center,
         n_samples=one.n_samples + other.n_samples,
