@@ -116,3 +116,20 @@ def test_refinement_makes_each_step_right_by_itself() -> None:
               (composed.states(start), polished(composed, start))]  # fmt: skip
     assert missed[1] < missed[0] / 2
     assert missed[1] < 2e-14
+
+
+def test_refinement_goes_on_where_columns_nearly_depend_on_each_other() -> None:
+    # Curvatures from 2 to 2e-12, and Polyak's momentum for them.
+    root, K = 1e-6, 8192
+    momentum, lr = ((1 - root) / (1 + root)) ** 2, 2 / (1 + root) ** 2
+    gradient = torch.tensor([[2.0, 0.0, 0.3], [0.0, 2 * root**2, 1e-7]]).double()
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]]).double()
+    gradient = torch.cat([turn @ gradient[:, :2] @ turn.T, turn @ gradient[:, 2:]], dim=1)
+    maps = step_maps(
+        gradient[None], torch.ones(1).double(), torch.zeros(2, 1).double(),
+        torch.tensor([lr]).double(), Rule(momentum=momentum),
+    )  # fmt: skip
+    powers = Repeated(maps[0], K)
+    states = polished(powers, torch.tensor([[0.0], [0.0], [3e4], [2e4]]).double())
+    sizes = states.abs().amax(0)
+    assert (powers.residuals(states).abs().amax(0) <= 8 * 2.0**-52 * sizes).all()
