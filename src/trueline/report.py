@@ -24,6 +24,7 @@ from trueline.divergence import stable_limit
 from trueline.hooks import FewHooks
 from trueline.reference.triangle import Line
 from trueline.result_table import print_table
+from trueline.shortfall import remedy
 from trueline.summary import summarise as summarise_rows
 
 CONVERGED_WITHIN = 1e-6
@@ -135,17 +136,14 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """
     h: Any = pl_module.hparams
     parameters = {n: p.detach().cpu().double().numpy() for n, p in pl_module.named_parameters()}
-    trained, data = (
-        Line(parameters["weight"], parameters["bias"]),
-        getattr(trainer, "datamodule", None),
-    )
-    if isinstance(data, RegressionData):
-        trained = data.in_units(trained)
+    as_trained = Line(parameters["weight"], parameters["bias"])
+    data = getattr(trainer, "datamodule", None)
+    trained = data.in_units(as_trained) if isinstance(data, RegressionData) else as_trained
     check = next((c for c in trainer.callbacks if isinstance(c, CrossCheck)), None)  # type: ignore[attr-defined]
     return {
         "weight": _plain(trained.weight),
         "bias": _plain(trained.bias),
-        **_fit(data, trained, h),
+        **_fit(data, trained, as_trained, h),
         "steps": trainer.global_step,
         "lr": h.lr,
         "steps_at_once": _steps_at_once(pl_module),
@@ -171,10 +169,10 @@ def _steps_at_once(pl_module: LightningModule) -> str | None:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of a training that diverged
-def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
+def _fit(data: Any, trained: Line, as_trained: Line, h: Any) -> dict[str, Any]:
     """Hold the trained line against the data and against the closed form."""
     names = "loss n_samples n_features n_targets features targets correlation largest_stable_lr"
-    of_best = "converged distance closed_form summary"
+    of_best = "converged distance remedy closed_form summary"
     fit: dict[str, Any] = dict.fromkeys(f"{names} {of_best}".split())
     if not isinstance(data, RegressionData):
         return fit
@@ -200,8 +198,12 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     spread = rows.spread
     spread = np.where(spread > 0, spread, 1.0)
     distance = rows.apart(trained, best) / spread
+    converged = bool(np.all(distance <= CONVERGED_WITHIN))
+    if not converged and np.isfinite(distance).all():
+        full_batch = data.batch_size in (None, data.n_samples)
+        fit["remedy"] = remedy(scaled, as_trained, h, CONVERGED_WITHIN, full_batch)
     return fit | {
-        "converged": bool(np.all(distance <= CONVERGED_WITHIN)),
+        "converged": converged,
         "distance": float(distance.max()),
         "closed_form": {
             "weight": _plain(best.weight),
