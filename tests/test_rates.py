@@ -168,13 +168,3 @@ def test_tuned_of_rows_too_large_says_so(momentum: Any) -> None:
     X, h = 1e200 * article.X, {**PLAIN, "lr": "auto", "momentum": momentum}
     with pytest.raises(ValueError, match="scale the data"):
         tuned(triangle(X, article.y), h)
-
-
-def test_modes_out_of_reach_do_not_make_the_others_swing() -> None:
-    # Two columns that differ by a millionth: no training of a million steps tells them apart.
-    x, noise = np.random.default_rng(0).normal(size=(2, 200))
-    h = {**PLAIN, "lr": "auto", "momentum": "auto"}
-    found = tuned(triangle(np.column_stack([x, x + 1e-6 * noise]), x), h)
-    assert found["momentum"] < 0.1
-    near = tuned(triangle(np.column_stack([x, x + 1e-4 * noise]), x), h)
-    assert near["momentum"] > 0.999

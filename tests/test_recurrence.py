@@ -118,17 +118,18 @@ def test_refinement_makes_each_step_right_by_itself() -> None:
     assert missed[1] < 2e-14
 
 
-def test_refinement_goes_on_where_states_swing_high() -> None:
-    # Polyak's momentum for a condition of 10¹⁰ swings up by the root of that before it settles.
-    K, curvatures = 8192, torch.tensor([1.0, 1e-10]).double()
-    rule = Rule(momentum=(1 - 1e-5) ** 2 / (1 + 1e-5) ** 2)
-    hessian = torch.zeros(2, 3).double()
-    hessian[:, :2], hessian[:, 2] = torch.diag(curvatures), torch.tensor([1.0, 1e-5]).double()
-    theta, one = torch.zeros(2, 1).double(), torch.ones(1).double()
-    lrs = torch.full((1,), 4 / (1 + 1e-5) ** 2).double()
-    [matrix] = step_maps(hessian[None], one, theta, lrs, rule)
-    maps, start = Repeated(matrix, K), torch.zeros(4, 1).double()
-    states, v = polished(maps, start), slice(2, 4)
-    rounding = 2.0**-53 * (states[:-1, :2].abs() * curvatures[:, None] + states[:-1, v].abs() + 1)
-    assert states.abs().max() > 1000
-    assert (maps.residuals(states)[:, v].abs() <= 8 * rounding).all()
+def test_refinement_goes_on_where_columns_nearly_depend_on_each_other() -> None:
+    # Curvatures from 2 to 2e-12, and Polyak's momentum for them.
+    root, K = 1e-6, 8192
+    momentum, lr = ((1 - root) / (1 + root)) ** 2, 2 / (1 + root) ** 2
+    gradient = torch.tensor([[2.0, 0.0, 0.3], [0.0, 2 * root**2, 1e-7]]).double()
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]]).double()
+    gradient = torch.cat([turn @ gradient[:, :2] @ turn.T, turn @ gradient[:, 2:]], dim=1)
+    maps = step_maps(
+        gradient[None], torch.ones(1).double(), torch.zeros(2, 1).double(),
+        torch.tensor([lr]).double(), Rule(momentum=momentum),
+    )  # fmt: skip
+    powers = Repeated(maps[0], K)
+    states = polished(powers, torch.tensor([[0.0], [0.0], [3e4], [2e4]]).double())
+    sizes = states.abs().amax(0)
+    assert (powers.residuals(states).abs().amax(0) <= 8 * 2.0**-52 * sizes).all()

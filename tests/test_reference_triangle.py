@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from trueline.independent import independent
 from trueline.reference import mean_squared_error, predict
 from trueline.reference.factored_rows import rows_at_once
 from trueline.reference.triangle import Line, triangle
@@ -114,3 +115,13 @@ def test_loss_of_a_line_far_from_zero(offset: float) -> None:
     expected = np.mean(noise**2)
     assert rows.loss(Line(np.array([3.0]), np.array(1.0))) == pytest.approx(expected, rel=1e-9)
     assert triangle(x[:, None], 3 * x + 1).loss(Line(np.array([3.0]), np.array(1.0))) < 1e-12
+
+
+def test_columns_that_the_summary_tells_apart_have_a_closed_form() -> None:
+    rng = np.random.default_rng(1)
+    x, e = rng.normal(size=(2, 5000))
+    t = triangle(np.column_stack([x, x + 1e-12 * e]), x + e)
+    assert independent(t).kept == [0, 1, 2]
+    # They were dependent by a bound that grew with the rows, and not with their root.
+    line = t.least_squares()
+    assert line.weight == pytest.approx(independent(t).parameters[1:, 0], rel=1e-2)

@@ -151,3 +151,25 @@ def test_training_needs_targets(cli: Cli, tmp_path: Path) -> None:
     newest = sorted((tmp_path / "lightning_logs").glob("version_*/checkpoints/last.ckpt"))[-1]
     with pytest.raises(RequestError, match="on a table, found none"):
         TableData("t.csv", like=str(newest))
+
+
+@pytest.mark.parametrize("column", ["x", "y"])
+@pytest.mark.parametrize("size", [1e300, 1e160, 1e-160, 1e-300, 5e-324])
+def test_columns_whose_squares_are_beyond_float64_are_refused(
+    column: str, size: float, tmp_path: Path
+) -> None:
+    numbers = {"x": [1.0, 2.0, 5.0, 3.0], "y": [2.0, 4.0, 7.0, 9.0]}
+    numbers[column] = [size * n for n in numbers[column]]
+    lines = ["x,y", *(f"{x!r},{y!r}" for x, y in zip(*numbers.values(), strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    # They looked constant, and were left out as if they depended on others.
+    with pytest.raises(RequestError, match=rf"t.csv, column '{column}': expected .* another unit"):
+        TableData(str(tmp_path / "t.csv"), "y")
+
+
+@pytest.mark.parametrize("fractions", [{"val_fraction": 0.95}, dict.fromkeys(
+    ("val_fraction", "test_fraction"), 0.49)])  # fmt: skip
+def test_all_rows_held_out_is_refused(fractions: dict[str, float], tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,y\n1,2\n3,4\n")
+    with pytest.raises(RequestError, match="expected rows left to train on"):
+        TableData(str(tmp_path / "t.csv"), "y", **fractions)

@@ -4,10 +4,12 @@ import math
 import time
 from typing import Any
 
+from trueline.convergence import modes
 from trueline.data import RegressionData
 from trueline.errors import RequestError
 from trueline.module import LinearRegression
 from trueline.plan import Plan, make_plan
+from trueline.rates import SETTLED, heavy_ball
 from trueline.reference.triangle import Line
 
 FINE = 1e-12
@@ -54,6 +56,34 @@ def forecast(data: Any, model: LinearRegression, accuracy: float = 1e-6) -> Plan
         seconds,
         data.triangle,
     )
+
+
+def tune(data: Any, model: LinearRegression, epochs: int) -> None:
+    """Put numbers in the place of auto, for a training of so many epochs.
+
+    Where both are auto and the full batch needs more than twice as many, they are those that bring
+    it to rest in time, as near as it then can come, instead of those that are best in the end.
+
+    Args:
+        data: That is trained on.
+        model: With its initial parameters.
+        epochs: That there will be.
+
+    Raises:
+        ValueError: When there is no number, or none can be worked out from such data.
+    """
+    h: Any = model.hparams
+    both = h["lr"] == h["momentum"] == "auto"
+    model.tune(data)
+    if not (both and h["momentum"]):
+        return
+    found = modes(data.trained_on, h["l2"], h["weight_decay"])
+    if SETTLED**2 * found.largest <= epochs**2 * found.smallest:
+        return
+    asked = forecast(data, model).trainings["asked"]
+    if asked.note in ("", "never") and (asked.epochs is None or asked.epochs > 2 * epochs):
+        lr, momentum = heavy_ball(found, h["dampening"], epochs)
+        model.save_hyperparameters({"lr": lr, "momentum": momentum})
 
 
 def planned_epochs(data: Any, model: LinearRegression) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import math
 import pydoc
 import re
 from pathlib import Path
@@ -28,7 +29,7 @@ from trueline.crosscheck import CrossCheck
 from trueline.data.learned import SAVED_AS
 from trueline.divergence import StopWhenNotFinite
 from trueline.errors import CheckFailed, RequestError
-from trueline.forecast import planned_epochs
+from trueline.forecast import MOST_EPOCHS, planned_epochs, tune
 from trueline.hooks import FewHooks
 from trueline.module import LinearRegression
 from trueline.option_errors import check_configs, check_counts, one_line, with_remedy
@@ -264,7 +265,7 @@ class TruelineCLI(LightningCLI):
             return
         options = self.options
         try:
-            self.model.tune(self.datamodule)
+            tune(self.datamodule, self.model, self._most_epochs())
         except ValueError as error:
             raise RequestError(f"--model.{error}") from error
         for name in ("lr", "momentum"):
@@ -272,6 +273,15 @@ class TruelineCLI(LightningCLI):
         if options.trainer.max_epochs is None:
             options.trainer.max_epochs = planned_epochs(self.datamodule, self.model)
             self.kept_options["trainer.max_epochs"] = options.trainer.max_epochs
+
+    def _most_epochs(self) -> int:
+        """Return how many epochs the training may have; a million where that is not said."""
+        trainer = self.options.trainer
+        epochs = trainer.max_epochs if (trainer.max_epochs or 0) > 0 else MOST_EPOCHS
+        if trainer.max_steps > 0:
+            steps = getattr(self.datamodule, "steps_per_epoch", 1)
+            epochs = min(epochs, math.ceil(trainer.max_steps / steps))
+        return int(epochs)
 
     def fit_intervals(self) -> None:
         """Log, validate and save as often as fits the length of the run, where nothing was said."""

@@ -20,9 +20,9 @@ from trueline.reference import SGD
 from trueline.reference.solve import stable_lr
 from trueline.reference.triangle import Triangle
 
-WITHIN_REACH = 1e9
-"""Condition up to which a million steps of the heavy ball come within 1e-12. Of a larger one, no
-training of that length would reach the slowest modes, and all others would swing for their sake."""
+SETTLED = 25.0
+"""Steps of the heavy ball, as a multiple of √κ, after which a swing of a million times the distance
+is a 1e-15 of it: `2·25` is the logarithm of 1e21 and some."""
 HALVINGS = 100
 """Of the interval that the best learning rate lies in: more than a float64 has digits."""
 
@@ -61,19 +61,33 @@ def best_lr(
     return low
 
 
-def heavy_ball(found: Modes, dampening: float = 0.0) -> tuple[float, float]:
+def heavy_ball(
+    found: Modes, dampening: float = 0.0, steps: int | None = None
+) -> tuple[float, float]:
     """Return the learning rate and the momentum that together are fastest: Polyak's heavy ball.
 
     `lr = (2/(√L + √μ))²` and `momentum = ((√L − √μ)/(√L + √μ))²`: the distance shrinks by
     `(√κ − 1)/(√κ + 1)` a step, by `(κ − 1)/(κ + 1)` at best without momentum.
+
+    On its way the distance first swings as far as √κ times what it was: a training that ends there
+    is further away than it began. For a number of steps, μ is therefore taken no smaller than what
+    comes to rest in them; the modes below are slower, and hardly matter to predictions.
+
+    Args:
+        found: The modes of the objective.
+        dampening: Of momentum, in [0, 1).
+        steps: That there will be; as many as it takes unless given.
 
     Example:
         >>> import numpy as np
         >>> heavy_ball(Modes(np.array([9.0, 1.0]), np.eye(2)))
         (0.25, 0.25)
     """
-    sum_ = math.sqrt(found.largest) + math.sqrt(found.smallest)
-    momentum = ((math.sqrt(found.largest) - math.sqrt(found.smallest)) / sum_) ** 2
+    stiffest, slowest = math.sqrt(found.largest), math.sqrt(found.smallest)
+    if steps is not None:
+        slowest = max(slowest, stiffest * min(SETTLED / steps, 1.0))
+    sum_ = stiffest + slowest
+    momentum = ((stiffest - slowest) / sum_) ** 2
     momentum = momentum if momentum > sys.float_info.epsilon else 0.0  # all modes are alike
     return (2 / sum_) ** 2 / (1 - dampening if momentum else 1), momentum
 
@@ -130,12 +144,6 @@ def minibatch_lr(
     return (1 - momentum) / ((1 - dampening if momentum else 1.0) * curvature)
 
 
-def _within_reach(found: Modes) -> Modes:
-    """Return the modes without those that are too slow to be waited for."""
-    near = found.curvature >= found.largest / WITHIN_REACH
-    return Modes(found.curvature[near], found.left[:, near])
-
-
 def tuned(
     rows: Triangle, h: Mapping[str, Any], batch_size: int | None = None, longest: float = 0.0
 ) -> dict[str, float]:
@@ -155,7 +163,7 @@ def tuned(
         return {"lr": lr, "momentum": momentum}
     if not math.isfinite(rows.curvature(h["l2"])):
         raise ValueError("lr auto: expected rows whose squares are numbers; scale the data")
-    found = _within_reach(modes(rows, h["l2"], h["weight_decay"]))
+    found = modes(rows, h["l2"], h["weight_decay"])
     if batch_size is not None:
         momentum = 0.0 if momentum == "auto" else momentum
         steepest = 2 / rows.n_targets * longest + 2 * h["l2"] + h["weight_decay"]

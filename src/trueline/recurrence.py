@@ -26,10 +26,10 @@ from trueline.workspace import Workspace
 
 MOST_ROWS = 1024
 """Of a batch whose products are summed in float32; larger ones are in float64."""
-
-REFINED = 1e-9
-"""A correction of the states, as a share of the largest, after which another would be rounding."""
-MOST_REFINEMENTS = 3
+REFINED = 2.0**-26
+"""A correction below this share of the states leaves its square, which is the rounding of one."""
+MOST_REFINEMENTS = 4
+"""Each squares the share that is wrong; four bring 1e-1 to the rounding of float64."""
 
 
 class Rule(NamedTuple):
@@ -377,19 +377,19 @@ def polished(maps: Composed | Repeated, start: Tensor) -> Tensor:
     """Return the states of K steps, each right by itself to a few roundings.
 
     In a tree of products the roundings of many steps come together, and a state may miss the map of
-    the one before it by K of them, or by far more where momentum near 1 lets states swing high. A
-    refinement takes that back: what the steps miss is pushed through the same maps and added, as in
-    the iterative refinement of a triangular system. It leaves about the square of what it mends, so
-    that after a correction of less than `REFINED` the rest is below rounding.
+    the one before it by K of them. A refinement takes that back: what the steps miss is pushed
+    through the same maps and added, as in the iterative refinement of a triangular system. What is
+    left of an error is the share that it was of the states, so that one is enough but where maps
+    come near to growing, as with the momentum that suits columns which nearly depend on others.
 
     References:
         Higham, "Accuracy and Stability of Numerical Algorithms" (2002), section 12.1.
     """
     states = maps.states(start)
     for _ in range(MOST_REFINEMENTS):
-        correction = maps.responses(maps.residuals(states))
-        states = states + correction
-        if (correction.abs().amax(0) <= REFINED * states.abs().amax(0)).all():
+        missed = maps.responses(maps.residuals(states))
+        states = states + missed
+        if bool((missed.abs().amax(0) <= REFINED * states.abs().amax(0)).all()):
             break
     return states
 

@@ -24,6 +24,7 @@ from trueline.divergence import stable_limit
 from trueline.hooks import FewHooks
 from trueline.reference.triangle import Line
 from trueline.result_table import print_table
+from trueline.shortfall import remedy
 from trueline.summary import summarise as summarise_rows
 
 CONVERGED_WITHIN = 1e-6
@@ -135,16 +136,14 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """
     h: Any = pl_module.hparams
     parameters = {n: p.detach().cpu().double().numpy() for n, p in pl_module.named_parameters()}
-    line, data = (
-        Line(parameters["weight"], parameters["bias"]),
-        getattr(trainer, "datamodule", None),
-    )
-    trained = data.in_units(line) if isinstance(data, RegressionData) else line
+    as_trained = Line(parameters["weight"], parameters["bias"])
+    data = getattr(trainer, "datamodule", None)
+    trained = data.in_units(as_trained) if isinstance(data, RegressionData) else as_trained
     check = next((c for c in trainer.callbacks if isinstance(c, CrossCheck)), None)  # type: ignore[attr-defined]
     return {
         "weight": _plain(trained.weight),
         "bias": _plain(trained.bias),
-        **_fit(data, line, h),
+        **_fit(data, as_trained, h),
         "steps": trainer.global_step,
         "lr": h.lr,
         "steps_at_once": _steps_at_once(pl_module),
@@ -177,7 +176,7 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     has digits that predictions lose.
     """
     names = "loss n_samples n_features n_targets features targets correlation largest_stable_lr"
-    of_best = "converged distance closed_form summary"
+    of_best = "converged distance remedy closed_form summary"
     fit: dict[str, Any] = dict.fromkeys(f"{names} {of_best}".split())
     if not isinstance(data, RegressionData):
         return fit
@@ -202,8 +201,12 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     spread = scaled.spread
     spread = np.where(spread > 0, spread, 1.0)
     distance = scaled.apart(trained, best) / spread
+    converged = bool(np.all(distance <= CONVERGED_WITHIN))
+    if not converged and np.isfinite(distance).all():
+        full_batch = data.batch_size in (None, data.n_samples)
+        fit["remedy"] = remedy(scaled, trained, h, CONVERGED_WITHIN, full_batch)
     return fit | {
-        "converged": bool(np.all(distance <= CONVERGED_WITHIN)),
+        "converged": converged,
         "distance": float(distance.max()),
         "closed_form": {
             "weight": _plain(closed.weight),

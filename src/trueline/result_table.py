@@ -51,9 +51,11 @@ def print_table(result: dict[str, Any]) -> None:
         print(f"… and {more} more" + (" in result.json" if result["log_dir"] else ""))
     print(f"{'loss':<{wide}}{_number(result['loss']):>14}{_number(best.get('loss')):>16}".rstrip())
     check, n_samples = result["crosscheck"], result["n_samples"]
-    advice = "not yet: give more epochs, or with mini-batches a smaller lr"
+    advice = "not yet"
     if (distance := result["distance"]) is not None:
-        advice = advice.replace(":", f", {distance:.2g} of the spread of y to go:")
+        advice += f", {distance:.2g} of the spread of y to go"
+    if remedy := result["remedy"]:
+        advice += f": {remedy}"
     if (limit := result["largest_stable_lr"]) and result["lr"] > limit:
         advice = f"no: lr is above the largest stable one, {limit:.4g}"
     converged = {True: "yes", False: advice, None: None}

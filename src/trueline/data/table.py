@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trueline.data.gathered import IN_MEMORY, Gathered, GatheredData, gather
 from trueline.data.learned import Learned
 from trueline.errors import RequestError
-from trueline.reference.triangle import triangle_of
+from trueline.reference.triangle import Triangle, triangle_of
 from trueline.scaling import standardising
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Names = str | list[str] | None
 HELD_OUT = ("val", "test")
+LARGEST = 1e140
+"""Of numbers whose squares are summed; the largest square that float64 holds is that of 1e154."""
 
 
 class TableData(GatheredData):
@@ -99,12 +101,15 @@ class TableData(GatheredData):
         rows = _gather(self.table, *self._reading, targets=not self.predicts_only)
         self._dropped = rows.dropped
         counts = {name: math.ceil(fraction * len(rows)) for name, fraction in fractions.items()}
+        _check_left(len(rows), counts)
         parts = rows.drawn_apart(counts, seed)
         for name, other in paths.items():
             if other:
                 parts[name] = _gather(open_table(other), *self._reading)
         mine = parts.pop("train")
         self.triangle = triangle_of(mine.blocks())
+        if not self.predicts_only:
+            _check_sizes(path, self.triangle, [*columns.feature_names, *columns.targets])
         if learned is None:
             scaling = standardising(self.triangle) if standardize else None
             learned = Learned(columns, scaling, self.triangle)
@@ -187,6 +192,38 @@ def _check_held_out(fractions: Mapping[str, float], paths: Mapping[str, str | No
             raise RequestError(
                 f"--data.{name}_path: expected it alone, found {name}_fraction too; leave one out"
             )
+
+
+def _check_left(n_rows: int, counts: Mapping[str, int]) -> None:
+    """Refuse to hold all rows out.
+
+    Raises:
+        RequestError: With how many there are.
+    """
+    if sum(counts.values()) >= n_rows:
+        found = " and ".join(f"{count} for {name}" for name, count in counts.items() if count)
+        raise RequestError(
+            f"--data.val_fraction and test_fraction: expected rows left to train on; found {found} "
+            f"of {n_rows}; lower them, or give --data.val_path and test_path"
+        )
+
+
+def _check_sizes(path: str, rows: Triangle, names: Sequence[str]) -> None:
+    """Refuse columns whose squares float64 does not hold, and which would look constant.
+
+    Raises:
+        RequestError: Naming the first.
+    """
+    differ = np.abs(rows.R[1:, 1:]).max(axis=0)
+    sizes = np.maximum(np.maximum(np.abs(rows.center), np.abs(rows.R[0, 1:])), differ)
+    wrong = ~(sizes <= LARGEST) | ((differ > 0) & (sizes < 1 / LARGEST))
+    if wrong.any():
+        j = int(np.argmax(wrong))
+        raise RequestError(
+            f"{path}, column '{names[j]}': expected numbers from {1 / LARGEST:g} to {LARGEST:g} in "
+            f"size, whose squares float64 holds; found about {sizes[j]:.2g}; give it in another "
+            "unit"
+        )
 
 
 def _check_targets(asked: Sequence[str], columns: "Columns") -> None:

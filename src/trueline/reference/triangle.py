@@ -163,7 +163,8 @@ class Triangle:
         length[~A.any(axis=0)] = 1
         singular = np.linalg.svd(A / length, compute_uv=False)
         height = self.n_samples + len(A) - len(self.R)
-        least = max(height, p) * singular.max() * np.finfo(np.float64).eps
+        # Rounding errors of a sum of n terms grow with its root (Higham & Mary 2019).
+        least = (8 + math.sqrt(max(height, p))) * singular.max() * np.finfo(np.float64).eps
         least += (rounding / length[1:])[A[:, 1:].any(axis=0)].max(initial=0)
         return length, int(np.sum(singular > least))
 
