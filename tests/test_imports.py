@@ -19,7 +19,7 @@ JUDGED = ("trueline.module", "trueline.data.blocks")
 IMPORTERS = {
     "trueline.cli": {"trueline.__main__"},
     "trueline.commands": {"trueline.cli"},
-    "trueline.lightning_cli": {"trueline.commands"},
+    "trueline.lightning_cli": {"trueline.commands", "trueline.sweep.trial"},
 }
 """What nothing imports but these."""
 HEAVY = {"torch", "lightning"}

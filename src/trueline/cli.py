@@ -25,6 +25,7 @@ usage: trueline COMMAND [OPTIONS]
   predict     write predictions.csv
   export      the trained line for use elsewhere, as JSON or ONNX
   plan        the learning rates, and how long they take, before any training
+  sweep       many trainings that differ in some options, and which is the best
   compare     the article's ways to the line side by side: NumPy, PyTorch twice, Lightning
   crosscheck  one training under every accelerator, precision and number of devices here
 
@@ -37,7 +38,17 @@ RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """Where the environment may say which process of a training this is."""
 LONGEST = 2_000
 """Characters of a message; more are not read."""
-COMMANDS = ("fit", "validate", "test", "predict", "export", "plan", "compare", "crosscheck")
+COMMANDS = (
+    "fit",
+    "validate",
+    "test",
+    "predict",
+    "export",
+    "plan",
+    "sweep",
+    "compare",
+    "crosscheck",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

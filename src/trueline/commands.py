@@ -23,6 +23,7 @@ from trueline.lightning_cli import TruelineCLI
 from trueline.option_errors import one_line
 from trueline.report import CONVERGED_WITHIN, Report
 from trueline.run_folder import claim_folder, next_folder
+from trueline.sweep.command import sweep
 
 LOST = r"gloo.*(?i:connection|timed out|timeout)|Connection (closed|reset) by peer|NCCL|TCPStore"
 """In the messages of torch.distributed when another process does not answer any more."""
@@ -67,6 +68,8 @@ def run(arguments: list[str]) -> None:
             PlanCLI(arguments[1:]).plan()
         elif arguments[0] == "export":
             export(arguments[1:])
+        elif arguments[0] == "sweep":
+            sweep(arguments[1:])
         else:
             TruelineCLI(arguments)
     except MisconfigurationException as error:

@@ -1,5 +1,6 @@
 """One bar for the whole training, in epochs; a line now and then where there is no terminal."""
 
+import importlib.util
 import sys
 import time
 from typing import Any
@@ -7,27 +8,36 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trueline.closed_form import ClosedForm, closed_form
+from trueline.data import RegressionData
 from trueline.hooks import FewHooks
+from trueline.reference.triangle import Line
 
 REFRESH_SECONDS = 0.1
 """Faster than that, nobody reads it."""
-
 LINE_SECONDS = 10.0
 """Between lines in a pipe, so that a log file of an hour stays under 400 lines."""
+WIDE = 90
+"""Columns of a terminal from which on the rate is shown too."""
+FEW_NUMBERS = 2**20
+"""Of rows that are factored only to show how far there is to go: 20 milliseconds."""
 
 
 class TrainingBar(FewHooks, ProgressBar):
-    """Shows epochs, steps per second, loss and time left while training.
+    """Shows epochs, steps per second, loss, distance to the closed form and time left.
 
+    The distance is that of predictions, in root mean square, as a fraction of the spread of y.
     Drawing costs nothing per step: the bar looks at the clock, and at the loss only when it draws.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
-        self._progress: Progress | None = None
+        self._display: Display | None = None
+        self._closed_form: ClosedForm | None = None
+        self._asked: tuple[Any, Any] | None = None
 
     def disable(self) -> None:
         """Show nothing, as on every rank but the first."""
@@ -39,42 +49,31 @@ class TrainingBar(FewHooks, ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the empty bar."""
-        self._started = self._drawn = time.monotonic()
-        self._first_step = trainer.global_step
-        self._to_terminal = sys.stdout.isatty()
-        if not self._enabled or not self._to_terminal:
+        if not self._enabled:
             return
-        self._progress = Progress(
-            TextColumn("epoch"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=Console(),
-            auto_refresh=False,
+        total = trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None
+        self._first_step, self._closed_form = trainer.global_step, None
+        data: Any = getattr(trainer, "datamodule", None)
+        # Rows that are not factored yet are only where that takes no time.
+        known = isinstance(data, RegressionData) and (
+            "triangle" in vars(data) or data.n_samples * data.n_features <= FEW_NUMBERS
         )
-        self._task = self._progress.add_task(
-            "",
-            total=self._total(trainer),
-            completed=trainer.current_epoch,
-            status="",
-        )
-        self._progress.start()
+        self._asked = (data, pl_module.hparams) if known and "l1" in pl_module.hparams else None
+        self._display = Display("epoch", total, trainer.current_epoch)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Redraw when it is time to."""
-        now = time.monotonic()
-        every = REFRESH_SECONDS if self._to_terminal else LINE_SECONDS
-        if self._enabled and now - self._drawn >= every:
-            self._drawn = now
-            self._draw(trainer, trainer.current_epoch, outputs["loss"].item())
+        if self._display is not None:
+            self._loss = outputs["loss"]
+            if self._display.is_due():
+                self._draw(self._display, trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar a last time and leave it standing."""
-        if self._progress is not None:
-            self._progress.update(self._task, completed=trainer.current_epoch)
+        if self._display is not None and self._display.is_live and hasattr(self, "_loss"):
+            self._draw(self._display, trainer, pl_module)
         self._close()
 
     def on_exception(
@@ -83,22 +82,95 @@ class TrainingBar(FewHooks, ProgressBar):
         """Give the terminal back."""
         self._close()
 
-    def _draw(self, trainer: Trainer, epoch: int, loss: float) -> None:
-        rate = (trainer.global_step - self._first_step) / (self._drawn - self._started)
-        if self._progress is not None:
-            status = f"{rate:,.0f} steps/s  loss {loss:.6g} "
-            self._progress.update(self._task, completed=epoch, status=status, refresh=True)
-        else:
-            total = self._total(trainer)
-            of = f" of {total:,}" if total else ""
-            print(f"epoch {epoch:,}{of}, {rate:,.0f} steps/s, loss {loss:.6g}", flush=True)
+    def _draw(self, display: "Display", trainer: Trainer, pl_module: LightningModule) -> None:
+        rate = (trainer.global_step - self._first_step) / display.seconds
+        facts = [f"loss {self._loss.item():.6g}"]
+        if (to_go := self._to_go(pl_module)) is not None:
+            facts.append(f"{to_go:.2g} to go")
+        display.show(trainer.current_epoch, facts, f"{rate:,.0f} steps/s")
 
-    @staticmethod
-    def _total(trainer: Trainer) -> int | None:
-        return trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+    def _to_go(self, pl_module: LightningModule) -> float | None:
+        """Return the distance to the closed form, None where it is not known."""
+        if self._closed_form is None and self._asked is not None:
+            self._closed_form = closed_form(*self._asked)
+            self._asked = None
+        if self._closed_form is None:
+            return None
+        named = pl_module.named_parameters()
+        parameters = {name: p.detach().cpu().double().numpy() for name, p in named}
+        line = Line(parameters["weight"], parameters["bias"])
+        return float(self._closed_form.distance(line).max())
 
     def _close(self) -> None:
-        if self._progress is not None:
+        if self._display is not None:
+            self._display.close()
+            self._display = None
+
+
+class Display:
+    """A bar in a terminal or a notebook, and lines now and then elsewhere.
+
+    Args:
+        unit: Of what there is to do.
+        total: How many there are; None where that is not known.
+        done: How many were done before.
+    """
+
+    def __init__(self, unit: str, total: int | None, done: int) -> None:
+        self._unit, self._total, self._before = unit, total, done
+        self._started = self._shown = time.monotonic()
+        console = Console(file=sys.stdout)
+        notebook = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        self.is_live = notebook or (console.is_terminal and not console.is_dumb_terminal)
+        self._wide = console.width >= WIDE
+        if not self.is_live:
+            return
+        self._progress = Progress(
+            TextColumn(f"{unit} {{task.fields[place]}}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            auto_refresh=False,
+            expand=True,
+        )
+        place = self._place(done)
+        self._task = self._progress.add_task("", total=total, completed=done, place=place, facts="")
+        self._progress.start()
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return max(time.monotonic() - self._started, 1e-9)
+
+    def is_due(self) -> bool:
+        """Return whether it is time to show something new."""
+        every = REFRESH_SECONDS if self.is_live else LINE_SECONDS
+        return time.monotonic() - self._shown >= every
+
+    def show(self, done: int, facts: list[str], rate: str) -> None:
+        """Show where it stands."""
+        self._shown = time.monotonic()
+        if self.is_live:
+            text = "  ".join([*facts, rate] if self._wide else facts)
+            now = {"completed": done, "place": self._place(done), "facts": text}
+            self._progress.update(self._task, refresh=True, **now)  # type: ignore[arg-type]
+            return
+        print(", ".join([f"{self._unit} {self._place(done)}", *facts, rate, *self._left(done)]))
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leave what is shown standing."""
+        if self.is_live:
             self._progress.refresh()
             self._progress.stop()
-            self._progress = None
+
+    def _place(self, done: int) -> str:
+        return f"{done:,}" if self._total is None else f"{done:,}/{self._total:,}"
+
+    def _left(self, done: int) -> list[str]:
+        """Say how long the rest takes, if it goes on as before."""
+        if self._total is None or done <= self._before:
+            return []
+        seconds = self.seconds * (self._total - done) / (done - self._before)
+        return [f"{seconds // 3600:.0f}:{seconds // 60 % 60:02.0f}:{seconds % 60:02.0f} left"]

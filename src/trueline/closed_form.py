@@ -1,0 +1,54 @@
+"""How far a line is from the one that training comes to."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trueline.data import RegressionData
+from trueline.reference.triangle import Line, Triangle
+
+
+class ClosedForm(NamedTuple):
+    """The line of the least loss, as it is trained: in the units of standardised columns.
+
+    In the units that the rows came in, a bias may have digits that predictions lose.
+
+    Args:
+        line: The line.
+        rows: That it is fitted to.
+    """
+
+    line: Line
+    rows: Triangle
+
+    def distance(self, line: Line) -> NDArray[np.float64]:
+        """Return how far the predictions of another line are off, in root mean square.
+
+        Returns:
+            By target, as a fraction of the spread of y; of y itself where that is the same in all
+            rows. Shape (n_targets,).
+        """
+        spread = self.rows.spread
+        apart = self.rows.apart(line, self.line)
+        return np.asarray(apart / np.where(spread > 0, spread, 1.0))
+
+
+def closed_form(data: RegressionData, h: Mapping[str, Any]) -> ClosedForm | None:
+    """Return the closed form of a training.
+
+    Args:
+        data: That is trained on.
+        h: Hyperparameters of LinearRegression.
+
+    Returns:
+        None where there is no single one: with an L1 penalty, or where columns depend on others.
+    """
+    if h["l1"]:
+        return None
+    rows = data.trained_on
+    try:
+        return ClosedForm(rows.least_squares(h["l2"], h["weight_decay"]), rows)
+    except ValueError:
+        return None

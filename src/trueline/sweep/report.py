@@ -1,0 +1,72 @@
+"""What a sweep prints: a line as each trial ends, and the best of them in a table, last."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def _of_check(result: dict[str, Any]) -> float | None:
+    check = result.get("crosscheck")
+    return check["worst_ratio"] if check else None
+
+
+METRICS: dict[str, Callable[[dict[str, Any]], float | None]] = {
+    "loss": lambda result: result.get("loss"),
+    "val_loss": lambda result: result.get("val_loss"),
+    "distance": lambda result: result.get("distance"),
+    "epochs_to_converge": lambda result: result.get("epochs_to_converge"),
+    "worst_ratio": _of_check,
+    "seconds": lambda result: result.get("seconds"),
+}
+"""What a trial is measured by, all of it the better the smaller; from its result."""
+BEST = 10
+"""Trials of the table at the end."""
+WIDEST = 24
+"""Characters of a swept value."""
+
+
+def line_of(row: dict[str, Any], done: int, plan: dict[str, Any]) -> str:
+    """Return the line of a trial that has ended."""
+    tried = ", ".join(f"{name} {_short(value)}" for name, value in row["options"].items())
+    came_to = row["error"] if row["value"] is None else f"{plan['metric']} {row['value']:.6g}"
+    return f"{done:>{len(str(plan['trials']))}}/{plan['trials']}  {tried}: {came_to}"
+
+
+def print_end(rows: list[dict[str, Any]], plan: dict[str, Any], folder: Path) -> None:
+    """Print the best trials, and how to train the best one again."""
+    best = [row for row in ranked(rows) if row["value"] is not None]
+    print()
+    if best:
+        measured = ["loss", *([plan["metric"]] if plan["metric"] != "loss" else [])]
+        measured += [name for name in ("epochs_to_converge", "worst_ratio") if name not in measured]
+        names = list(best[0]["options"])
+        heads = ["trial", *(name.rpartition(".")[2] for name in names), *measured]
+        table = [
+            [
+                str(row["trial"]),
+                *(_short(row["options"][name]) for name in names),
+                *("-" if row[name] is None else f"{row[name]:.6g}" for name in measured),
+            ]
+            for row in best[:BEST]
+        ]
+        widths = [max(map(len, column)) + 2 for column in zip(heads, *table, strict=True)]
+        for cells in [[head.replace("_", " ") for head in heads], *table]:
+            print("".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)).rstrip())
+        print()
+        options = [f"--{name}={value}" for name, value in best[0]["options"].items()]
+        print(f"{'best':<16}{shlex.join(['trueline', 'fit', *plan['options'], *options])}")
+    if failed := [row for row in rows if row["value"] is None]:
+        print(f"{'failed':<16}{len(failed)} of {len(rows)}; trial {failed[0]['trial']}: "
+              f"{failed[0]['error']}")  # fmt: skip
+    print(f"{'log directory':<16}{folder}")
+
+
+def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the trials from the best to those that failed."""
+    return sorted(rows, key=lambda r: (r["value"] is None, r["value"] or 0.0, r["trial"]))
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"

@@ -1,0 +1,135 @@
+"""One training of a sweep: a `trueline fit`, in a process that has others after it."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch.loggers import Logger
+
+from trueline.errors import CheckFailed, RequestError
+from trueline.lightning_cli import TruelineCLI
+from trueline.tensorboard import RunLogger
+
+
+class TrialLogger(RunLogger):
+    """Logs into a folder that is given.
+
+    Args:
+        folder: Of the trial.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder.parent)
+        self.folder = folder
+
+    @property
+    def version(self) -> str:
+        """The name of the trial's folder."""
+        return self.folder.name
+
+
+class TrialCLI(TruelineCLI):
+    """`trueline fit` for a trial of a sweep.
+
+    Args:
+        args: The options of fit.
+        folder: Of the trial.
+    """
+
+    def __init__(self, args: Sequence[str], folder: Path) -> None:
+        self.folder = folder
+        super().__init__(["fit", *args], prog="trueline")
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the sweep, which holds one folder a trial."""
+        return self.folder.parent
+
+    def default_logger(self) -> Logger:
+        """Log for TensorBoard into the trial's folder."""
+        return TrialLogger(self.folder)
+
+
+class Checked(NamedTuple):
+    """What the options of a trial say.
+
+    Args:
+        held_out: Whether rows are held out for validation.
+        runs: The folder that holds one folder a run.
+    """
+
+    held_out: bool
+    runs: Path
+
+
+def prepare(threads: int, parent: int) -> None:
+    """Make a process ready for trials.
+
+    Args:
+        threads: Of torch, its share of the cores.
+        parent: The process that hands out trials; with it this one ends, however it does.
+    """
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+
+
+def train(options: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Run a trial.
+
+    Args:
+        options: Of `trueline fit`.
+        folder: A new one for it.
+
+    Returns:
+        Its `result.json`, with `status`: done, failed (a training that diverged, or whose options
+        do not fit), or wrong (one that failed the cross-check), and `error` saying why.
+    """
+    said, val_loss = io.StringIO(), None
+    status, error = "done", None
+    quiet = ["--trainer.enable_progress_bar=false"]
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            cli = TrialCLI([*quiet, *options], folder)
+            val_loss = cli.trainer.callback_metrics.get("val/loss")
+    except (CheckFailed, RequestError, SystemExit) as stop:
+        status, error = "failed", str(stop)
+    except Exception as stop:  # its message is the trial's result, as the command line's would be
+        status, error = "failed", f"{type(stop).__name__}: {stop}"
+    path = folder / "result.json"
+    result = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    check = result.get("crosscheck")
+    if check and check["first_failure"]:
+        status = "wrong"
+    measured = {"val_loss": None if val_loss is None else float(val_loss)}
+    return {**result, **measured, "status": status, "error": error and " ".join(error.split())}
+
+
+def check_options(options: Sequence[str]) -> Checked:
+    """Refuse options that `trueline fit` would refuse, before anything is trained.
+
+    Raises:
+        RequestError: As of fit.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        cli = TruelineCLI(list(options), run=False, prog="trueline sweep")
+    return Checked("val" in getattr(cli.datamodule, "held_out", ()), cli.runs)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -1,0 +1,143 @@
+"""What the bar shows: in a terminal of some width, in a pipe, and in a notebook."""
+
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable
+from fcntl import ioctl
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trueline import progress_bar
+from trueline.closed_form import closed_form
+from trueline.data import DummyData, RegressionData
+from trueline.module import LinearRegression
+from trueline.progress_bar import Display, TrainingBar
+from trueline.reference import article
+from trueline.reference.triangle import Line
+
+STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+TRAIN = "fit --model.steps_per_execution 1 --trainer.max_epochs 1500 --crosscheck off"
+
+
+def drawn(folder: Path, columns: int, **environment: str) -> list[str]:
+    """Train in a terminal; return what it showed, a line each time that something was drawn."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(folder)
+        os.environ.update({"TERM": "xterm-256color", "COLUMNS": str(columns), **environment})
+        os.execv(sys.executable, [sys.executable, "-m", "trueline", *TRAIN.split()])
+    ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    read = b""
+    while True:
+        try:
+            some = os.read(terminal, 2**16)
+        except OSError:  # Linux's word for the end
+            break
+        if not some:
+            break
+        read += some
+    assert os.waitpid(pid, 0)[1] == 0
+    return [line for line in STYLE.sub("\n", read.decode()).replace("\r", "\n").split("\n") if line]
+
+
+@pytest.mark.parametrize("columns", [110, 60])
+def test_terminal_shows_epochs_loss_distance_and_time_left(tmp_path: Path, columns: int) -> None:
+    text = "\n".join(drawn(tmp_path, columns, NO_COLOR="1"))
+    bars = re.findall(r"epoch [\d,]+/1,500.*?\d:\d\d", text)
+    assert len(bars) > 3
+    rate = r" +[\d,]+ steps/s" if columns == 110 else ""
+    assert re.search(
+        rf"epoch [\d,]+/1,500 \S+ *loss [\d.]+ +[\d.]+ to go{rate} +\d+:\d\d", bars[-1]
+    )
+    assert bars[-1].startswith("epoch 1,500/1,500")
+    assert all(len(bar) <= columns for bar in bars)
+    # What the table says a line later.
+    shown = re.search(r"([\d.]+) to go", bars[-1])
+    assert shown
+    assert f"not yet, {shown[1]} of the spread of y to go" in text
+
+
+def test_dumb_terminal_has_no_bar(tmp_path: Path) -> None:
+    assert not any("━" in line for line in drawn(tmp_path, 80, TERM="dumb"))
+
+
+def test_pipe_has_a_line_now_and_then(
+    make_trainer: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress_bar, "LINE_SECONDS", 0.05)
+    options = {"enable_progress_bar": True, "max_epochs": 2000}
+    trainer = make_trainer(callbacks=[TrainingBar()], **options)
+    trainer.fit(LinearRegression(init="zeros", steps_per_execution=1), DummyData())
+    lines = capsys.readouterr().out.splitlines()
+    assert 2 <= len(lines) <= 200
+    pattern = r"epoch [\d,]+/2,000, loss [\d.]+, [\d.]+ to go, [\d,]+ steps/s, 0:00:\d\d left"
+    for line in lines:
+        assert re.fullmatch(pattern, line), line
+
+
+def test_short_training_is_quiet_in_a_pipe(
+    make_trainer: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(callbacks=[TrainingBar()], enable_progress_bar=True, max_epochs=100)
+    trainer.fit(LinearRegression(), DummyData())
+    assert capsys.readouterr().out == ""
+
+
+def test_time_left_counts_what_was_done_before(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display("epoch", 1000, 800)
+    display._started = time.monotonic() - 60
+    display.show(900, ["loss 1"], "2 steps/s")
+    assert capsys.readouterr().out == "epoch 900/1,000, loss 1, 2 steps/s, 0:01:00 left\n"
+    unending = Display("epoch", None, 0)
+    unending.show(7, [], "2 steps/s")
+    assert capsys.readouterr().out == "epoch 7, 2 steps/s\n"
+
+
+def test_distance_is_that_of_predictions() -> None:
+    data, h = DummyData(), LinearRegression().hparams
+    found = closed_form(data, h)
+    assert found is not None
+    other = Line(found.line.weight + 0.1, found.line.bias - 1)
+    off = article.X[:, 0] * 0.1 - 1
+    expected = np.sqrt(np.mean(off**2)) / article.y.std()
+    assert found.distance(other) == pytest.approx(expected, rel=1e-12)
+
+
+def test_there_is_no_distance_where_there_is_no_closed_form() -> None:
+    x = np.arange(5.0)
+    twice = RegressionData(np.column_stack([x, 2 * x]), x)
+    assert closed_form(twice, LinearRegression(n_features=2).hparams) is None
+    assert closed_form(DummyData(), LinearRegression(l1=0.1).hparams) is None
+
+
+def test_notebook_shows_the_bar(tmp_path: Path) -> None:
+    for package in ("ipykernel", "ipywidgets", "nbclient"):
+        pytest.importorskip(package, reason=f"pip install {package} for the test in a notebook")
+    import nbclient
+    import nbformat
+
+    code = """
+from lightning.pytorch import Trainer
+from trueline.data import DummyData
+from trueline.module import LinearRegression
+from trueline.progress_bar import TrainingBar
+trainer = Trainer(max_epochs=1500, accelerator="cpu", logger=False, enable_checkpointing=False,
+                  enable_model_summary=False, callbacks=[TrainingBar()], limit_val_batches=0)
+trainer.fit(LinearRegression(steps_per_execution=1), DummyData())
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    resources = {"metadata": {"path": str(tmp_path)}}
+    ran = nbclient.NotebookClient(notebook, timeout=120, resources=resources).execute()
+    state = ran.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    assert "epoch 1,500/1,500" in str(state)
+    assert "to go" in str(state)
