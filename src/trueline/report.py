@@ -22,6 +22,7 @@ from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
 from trueline.divergence import stable_limit
 from trueline.hooks import FewHooks
+from trueline.independent import independent
 from trueline.reference.triangle import Line
 from trueline.result_table import print_table
 from trueline.shortfall import remedy
@@ -188,13 +189,17 @@ def _fit(data: Any, trained: Line, as_trained: Line, h: Any) -> dict[str, Any]:
         fit["correlation"] = rows.correlation
     if h.l1:
         return fit
+    unique = True
     try:
         if h.l2 or h.weight_decay:  # which are of the weights as they are trained
             best = data.in_units(scaled.least_squares(h.l2, h.weight_decay))
         else:
             best = rows.least_squares()
     except ValueError:
-        return fit  # collinear columns: no single line to compare with
+        if h.l2 or h.weight_decay or not np.isfinite(rows.R).all():
+            return fit
+        # Columns depend on each other: many lines are the best, and all predict the same.
+        best, unique = independent(rows).line(rows), False
     spread = rows.spread
     spread = np.where(spread > 0, spread, 1.0)
     distance = rows.apart(trained, best) / spread
@@ -209,7 +214,9 @@ def _fit(data: Any, trained: Line, as_trained: Line, h: Any) -> dict[str, Any]:
             "weight": _plain(best.weight),
             "bias": _plain(best.bias),
             "loss": rows.loss(best),
-        },
+        }
+        if unique
+        else None,
     }
 
 
