@@ -37,7 +37,7 @@ def export(arguments: list[str]) -> None:
     kind = _format(options.format, options.path)
     path = options.ckpt_path
     if path == LAST:
-        path = find_last(Path("lightning_logs"))
+        path = find_last(Path(options.root) / "lightning_logs")
     run = _run_folder(path)
     out = Path(options.path or run / f"model.{kind}")
     if out.exists() or out.is_symlink():
@@ -93,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
         default=LAST,
         metavar="FILE|last",
         help="The checkpoint; the newest run's last.ckpt unless given.",
+    )
+    parser.add_argument(
+        "--trainer.default_root_dir",
+        dest="root",
+        default=".",
+        metavar="FOLDER",
+        help="Of fit; the newest run is looked for in its lightning_logs.",
     )
     parser.add_argument(
         "--format",
