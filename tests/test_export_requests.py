@@ -159,3 +159,14 @@ def test_hostile_checkpoints_are_refused(cli: Cli, houses: Path, number: int) ->
         assert "expected" in run.stderr
         assert run.stderr.count("\n") == 1
         assert not list(houses.glob("m.*"))
+
+
+def test_newest_run_is_found_where_fit_was_told_to_leave_it(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,y\n1,2\n2,5\n3,6\n")
+    root = "--trainer.default_root_dir=elsewhere"
+    assert cli("fit", "--data=TableData", "--data.path=t.csv", "--data.target=y", root).status == 0
+    lost = cli("export")
+    assert lost.status == 2
+    assert "give the --trainer.default_root_dir that it had" in lost.stderr
+    assert cli("export", root).status == 0
+    assert (tmp_path / "elsewhere/lightning_logs/version_0/model.json").exists()

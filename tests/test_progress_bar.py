@@ -116,7 +116,10 @@ def test_distance_is_that_of_predictions() -> None:
 def test_there_is_no_distance_where_there_is_no_closed_form() -> None:
     x = np.arange(5.0)
     twice = RegressionData(np.column_stack([x, 2 * x]), x)
-    assert closed_form(twice, LinearRegression(n_features=2).hparams) is None
+    found = closed_form(twice, LinearRegression(n_features=2).hparams)
+    assert found is not None
+    assert not found.unique
+    assert found.distance(Line(np.array([0.2, 0.4]), np.zeros(()))) == pytest.approx(0, abs=1e-15)
     assert closed_form(DummyData(), LinearRegression(l1=0.1).hparams) is None
 
 

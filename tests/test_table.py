@@ -173,3 +173,22 @@ def test_all_rows_held_out_is_refused(fractions: dict[str, float], tmp_path: Pat
     (tmp_path / "t.csv").write_text("x,y\n1,2\n3,4\n")
     with pytest.raises(RequestError, match="expected rows left to train on"):
         TableData(str(tmp_path / "t.csv"), "y", **fractions)
+
+
+def test_training_on_dependent_columns_converges_to_what_all_best_lines_predict(
+    tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    rng = np.random.default_rng(0)
+    a, b, noise = rng.normal(size=(3, 60))
+    columns = np.column_stack([a, b, 2 * a - b + 1, a + noise])
+    np.savetxt(tmp_path / "t.csv", columns, "%.17g", ",", header="a,b,c,y", comments="")
+    given = ["--data=TableData", f"--data.path={tmp_path / 't.csv'}", "--data.target=y"]
+    for epochs, converged in ((1, False), (None, True)):
+        run = cli("fit", *given, *([f"--trainer.max_epochs={epochs}"] if epochs else []))
+        assert run.status == 0, run.stderr
+        result = run.result(f"version_{int(converged)}")
+        assert result["converged"] is converged
+        assert result["closed_form"] is None
+    A = np.column_stack([np.ones(60), a, b])
+    residual = columns[:, 3] - A @ np.linalg.lstsq(A, columns[:, 3], rcond=None)[0]
+    assert result["loss"] == pytest.approx(np.mean(residual**2), rel=1e-10)

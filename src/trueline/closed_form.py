@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.data import RegressionData
+from trueline.independent import independent
 from trueline.reference.triangle import Line, Triangle
 
 
@@ -18,10 +19,13 @@ class ClosedForm(NamedTuple):
     Args:
         line: The line.
         rows: That it is fitted to.
+        unique: Whether there is no other; where columns depend on others there are, and all predict
+            the same.
     """
 
     line: Line
     rows: Triangle
+    unique: bool = True
 
     def distance(self, line: Line) -> NDArray[np.float64]:
         """Return how far the predictions of another line are off, in root mean square.
@@ -43,7 +47,7 @@ def closed_form(data: RegressionData, h: Mapping[str, Any]) -> ClosedForm | None
         h: Hyperparameters of LinearRegression.
 
     Returns:
-        None where there is no single one: with an L1 penalty, or where columns depend on others.
+        None where it is not known: with an L1 penalty, or of rows that are not finite.
     """
     if h["l1"]:
         return None
@@ -51,4 +55,6 @@ def closed_form(data: RegressionData, h: Mapping[str, Any]) -> ClosedForm | None
     try:
         return ClosedForm(rows.least_squares(h["l2"], h["weight_decay"]), rows)
     except ValueError:
-        return None
+        if h["l2"] or h["weight_decay"] or not np.isfinite(rows.R).all():
+            return None
+        return ClosedForm(independent(rows).line(rows), rows, unique=False)

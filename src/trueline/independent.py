@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trueline.reference.triangle import Triangle
+from trueline.reference.triangle import Line, Triangle
 
 Array = NDArray[np.float64]
 
@@ -49,6 +49,13 @@ class Independent:
     def parameters(self) -> Array:
         """Intercept and weights kept, for y about its center; shape (rank, n_targets)."""
         return self._back(solve_triangular(self.R, self.y))
+
+    def line(self, rows: Triangle) -> Line:
+        """Return the line in the units and shapes of the rows, with 0 for columns left out."""
+        theta = np.zeros((rows.columns, rows.n_targets))
+        theta[self.kept] = self.parameters
+        theta[0] += rows.center[rows.columns - 1 :]
+        return Line(theta[1:, 0], theta[0, 0]) if rows.single else Line(theta[1:], theta[0])
 
     @functools.cached_property
     def errors(self) -> Array:

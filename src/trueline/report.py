@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import trueline
 from trueline import summary_text, tensorboard
 from trueline.checkpoints.whole_files import write_whole
+from trueline.closed_form import closed_form
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
 from trueline.divergence import stable_limit
@@ -190,30 +191,24 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     fit["largest_stable_lr"] = stable_limit(scaled, h)
     if data.n_features == data.n_targets == 1 and not data.weighted:
         fit["correlation"] = rows.correlation
-    if h.l1:
+    best = closed_form(data, h)
+    if best is None:
         return fit
-    try:
-        best = scaled.least_squares(h.l2, h.weight_decay)
-        # Penalties are of the weights as they are trained.
-        closed = data.in_units(best) if h.l2 or h.weight_decay else rows.least_squares()
-    except ValueError:
-        return fit  # collinear columns: no single line to compare with
-    spread = scaled.spread
-    spread = np.where(spread > 0, spread, 1.0)
-    distance = scaled.apart(trained, best) / spread
+    distance = best.distance(trained)
     converged = bool(np.all(distance <= CONVERGED_WITHIN))
     if not converged and np.isfinite(distance).all():
         full_batch = data.batch_size in (None, data.n_samples)
         fit["remedy"] = remedy(scaled, trained, h, CONVERGED_WITHIN, full_batch)
-    return fit | {
-        "converged": converged,
-        "distance": float(distance.max()),
-        "closed_form": {
+    if best.unique:
+        # Penalties are of the weights as they are trained.
+        penalised = h.l2 or h.weight_decay
+        closed = data.in_units(best.line) if penalised else rows.least_squares()
+        fit["closed_form"] = {
             "weight": _plain(closed.weight),
             "bias": _plain(closed.bias),
-            "loss": scaled.loss(best),
-        },
-    }
+            "loss": scaled.loss(best.line),
+        }
+    return fit | {"converged": converged, "distance": float(distance.max())}
 
 
 def _plain(value: NDArray[np.float64]) -> Any:

@@ -49,9 +49,10 @@ def remedy(rows: Triangle, line: Line, h: Any, within: float, full_batch: bool) 
     more = epochs(rows, line, sgd, h.l2, within)
     if more is not None and more <= MOST_EPOCHS:
         return f"give some {more:,} more epochs"
-    if SETTLED**2 * found.condition <= MOST_EPOCHS**2:
+    condition = found.largest / found.smallest
+    if SETTLED**2 * condition <= MOST_EPOCHS**2:
         return "give more epochs, or --model.lr auto --model.momentum auto"
     return (
-        f"columns nearly depend on each other (condition {found.condition:.2g}), for which there "
+        f"columns nearly depend on each other (condition {condition:.2g}), for which there "
         "are too few epochs; leave one out, add --model.l2, or take the closed form"
     )

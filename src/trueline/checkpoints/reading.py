@@ -29,7 +29,8 @@ def find_last(root: Path) -> str:
     if not found:
         raise RequestError(
             f"ckpt_path: expected a run with checkpoints/{LAST_NAME} under {root}, found none; "
-            "train first with trueline fit, or give --ckpt_path FILE"
+            "train first with trueline fit, give the --trainer.default_root_dir that it had, or "
+            "--ckpt_path FILE"
         )
     return str(max(found, key=lambda path: path.stat().st_mtime))
 

@@ -1,7 +1,7 @@
 """Holds what is exported against the model's own predictions, on rows that it was trained on."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from trueline.tables.columns import as_texts
 Array = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]
 
+Way = Literal["scaling", "means", "intercept"]
+"""How a prediction is worked out: as the training scales, or by coefficients in the units of the
+table, with columns counted from their means or from 0."""
 MOST_ROWS = 100_000
 """That are compared; of a longer table, so many spread over it."""
 MOST_NUMBERS = 10_000_000
@@ -110,16 +113,14 @@ def nameless_sample(trained: Trained, name: str, options: Mapping[str, Any]) -> 
     return _nameless(data, data.triangle if n_rows == options["n_samples"] else None)
 
 
-def check(
-    trained: Trained, sample: Sample, predict: Callable[[Columns], Array], folded: bool
-) -> float:
+def check(trained: Trained, sample: Sample, predict: Callable[[Columns], Array], by: Way) -> float:
     """Compare predictions with those of the model.
 
     Args:
         trained: The line.
         sample: Rows.
         predict: Predicts from what was exported; given columns, returns (n_samples, n_targets).
-        folded: Whether that is by coefficients in the units of the table.
+        by: How that is done.
 
     Returns:
         The largest deviation, as a fraction of its bound.
@@ -132,7 +133,7 @@ def check(
         some = slice(first, first + AT_ONCE)
         X, columns = sample.X[some], {n: column[some] for n, column in sample.columns.items()}
         off = np.abs(predict(columns) - own_predictions(trained, X))
-        limit = bound(trained, X, folded)
+        limit = bound(trained, X, by)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(off == 0, 0.0, off / limit)
         # NaN, which is no distance, is beyond every bound.
@@ -157,19 +158,21 @@ def own_predictions(trained: Trained, X: Array) -> Array:
     return np.asarray(found.double().numpy().reshape(len(X), -1))
 
 
-def bound(trained: Trained, X: Array, folded: bool) -> Array:
+def bound(trained: Trained, X: Array, by: Way) -> Array:
     """Bound how far two correct predictions may be apart.
 
     With s the scaled features, p features out of c columns, and u the unit roundoff of the
     parameters: s is rounded three times, each product once, and there are at most p + c sums. So
     `γ(p + c + 5)·(|s||weight| + |bias|)` bounds the error of the model, in u, and of a graph that
     does the same, in float64. Coefficients in the units of the table add
-    `γ(p + c + 5)·((|x| + |mean|)|weight/scale| + |bias|)` in float64.
+    `γ(p + c + 5)·(|x − mean||weight/scale| + |bias|)` in float64. For a level, which they have in
+    the base as well, and for all columns where they are counted from 0, it is `|x| + |mean|` in the
+    place of `|x − mean|`.
 
     Args:
         trained: The line.
         X: Features in their units.
-        folded: Whether one of the two is by coefficients in the units of the table.
+        by: How one of the two is worked out.
 
     Returns:
         Shape (n_samples, n_targets).
@@ -179,9 +182,11 @@ def bound(trained: Trained, X: Array, folded: bool) -> Array:
     unit_roundoff = torch.finfo(trained.model.weight.dtype).eps / 2
     size = np.abs((X - mean) / scale) @ np.abs(weight) + np.abs(bias)
     found = gamma(n, unit_roundoff) * size
-    if folded:
+    if by != "scaling":
         by_units = np.abs(weight) / scale[:, None]
-        found += gamma(n, 0.0) * ((np.abs(X) + np.abs(mean)) @ by_units + np.abs(bias))
+        near = trained.numeric & (by == "means")
+        reach = np.where(near, np.abs(X - mean), np.abs(X) + np.abs(mean))
+        found += gamma(n, 0.0) * (reach @ by_units + np.abs(bias))
     return np.asarray(found)
 
 

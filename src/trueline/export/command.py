@@ -12,7 +12,7 @@ from trueline.checkpoints.reading import LAST, find_last
 from trueline.checkpoints.whole_files import write_whole
 from trueline.errors import RequestError
 from trueline.export import document, graph
-from trueline.export.checking import Sample, check, nameless_sample, table_sample
+from trueline.export.checking import Sample, Way, check, nameless_sample, table_sample
 from trueline.export.trained import Trained, restore
 from trueline.option_errors import with_remedy
 
@@ -37,7 +37,7 @@ def export(arguments: list[str]) -> None:
     kind = _format(options.format, options.path)
     path = options.ckpt_path
     if path == LAST:
-        path = find_last(Path("lightning_logs"))
+        path = find_last(Path(options.root) / "lightning_logs")
     run = _run_folder(path)
     out = Path(options.path or run / f"model.{kind}")
     if out.exists() or out.is_symlink():
@@ -48,13 +48,14 @@ def export(arguments: list[str]) -> None:
     sample = None if options.unchecked else _sample(trained, run, options.table)
     if kind == "onnx":
         content = graph.graph(trained)
-        predict: Any = partial(graph.predict, content)
+        ways: dict[Way, Any] = {"scaling": partial(graph.predict, content)}
     else:
         text = document.document(trained, sample and sample.whole)
-        content, predict = text.encode(), partial(document.predict, text)
+        content = text.encode()
+        ways = {by: partial(document.predict, text, by=by) for by in ("means", "intercept")}
     said = "not checked"
     if sample:
-        worst = check(trained, sample, predict, folded=kind == "json")
+        worst = max(check(trained, sample, predict, by) for by, predict in ways.items())
         said = (
             f"{len(sample.X):,} rows predicted as the model does, within bounds of rounding, at "
             f"most {worst:.2g} of them"
@@ -92,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
         default=LAST,
         metavar="FILE|last",
         help="The checkpoint; the newest run's last.ckpt unless given.",
+    )
+    parser.add_argument(
+        "--trainer.default_root_dir",
+        dest="root",
+        default=".",
+        metavar="FOLDER",
+        help="Of fit; the newest run is looked for in its lightning_logs.",
     )
     parser.add_argument(
         "--format",

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import trueline
 from trueline.export.trained import Trained
 from trueline.reference.triangle import Triangle
+from trueline.tables import Feature
 
 FORMAT = 1
 """Of the document; a higher one has keys that mean something else."""
@@ -32,6 +33,7 @@ def document(trained: Trained, rows: Triangle | None = None) -> str:
     content = {
         "format": FORMAT,
         "lines": _lines(trained),
+        "means": {f.name: trained.scaling.mean[i.start] for f, i in _numbers(trained)},
         "base_levels": {f.name: f.levels[0] for f, _ in trained.features if f.levels},
         "rows": rows and rows.n_samples,
         "loss": rows and rows.loss(trained.in_units),
@@ -46,29 +48,34 @@ def document(trained: Trained, rows: Triangle | None = None) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def predict(text: str, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+def predict(
+    text: str, columns: Mapping[str, NDArray[Any]], by: Literal["means", "intercept"] = "means"
+) -> NDArray[np.float64]:
     """Predict from the document alone, in NumPy.
 
     Args:
         text: What `document` has written.
         columns: Numbers or texts by the name of their column; where columns have no names, all of
             them under `X`, shape (n_samples, n_features).
+        by: From where numbers are counted: from their means, or from 0.
 
     Returns:
         Predictions, shape (n_samples, n_targets); NaN where a text is none of the levels.
     """
-    found = []
-    for line in json.loads(text)["lines"]:
+    found, content = [], json.loads(text)
+    for line in content["lines"]:
         if "weight" in line:
             found.append(columns["X"] @ np.array(line["weight"]) + line["bias"])
             continue
-        total = line["intercept"]
+        total = line["at_means" if by == "means" else by]
         for name, coefficient in line["coefficients"].items():
             values = columns[name]
             if isinstance(coefficient, dict):
                 total = total + np.array([coefficient.get(value, np.nan) for value in values])
             else:
-                total = total + coefficient * values
+                total = total + coefficient * (
+                    values - (content["means"][name] if by == "means" else 0.0)
+                )
         found.append(total)
     return np.stack(found, axis=1)
 
@@ -82,8 +89,8 @@ def _lines(trained: Trained) -> list[dict[str, Any]]:
             {"equation": _equation(name, b, _named(w)), "weight": w, "bias": b}
             for name, w, b in zip(names, weight, bias, strict=True)
         ]
-    lines = []
-    for name, w, b in zip(trained.learned.columns.targets, weight, bias, strict=True):
+    lines, base = [], trained.at_means.tolist()
+    for name, w, b, m in zip(trained.learned.columns.targets, weight, bias, base, strict=True):
         coefficients: dict[str, Any] = {}
         for feature, part in trained.features:
             if feature.levels is None:
@@ -92,9 +99,15 @@ def _lines(trained: Trained) -> list[dict[str, Any]]:
                 coefficients[feature.name] = dict(zip(feature.levels, [0.0, *w[part]], strict=True))
         equation = _equation(name, b, coefficients)
         lines.append(
-            {"target": name, "equation": equation, "intercept": b, "coefficients": coefficients}
+            {"target": name, "equation": equation}
+            | {"intercept": b, "at_means": m, "coefficients": coefficients}
         )
     return lines
+
+
+def _numbers(trained: Trained) -> list[tuple[Feature, slice]]:
+    """Return the columns that are no categories, each with its place among the columns of X."""
+    return [(feature, at) for feature, at in trained.features if feature.levels is None]
 
 
 def _named(weight: list[float]) -> dict[str, float]:

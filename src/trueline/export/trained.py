@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from trueline.checkpoints.loading import check_fits, load
 from trueline.checkpoints.reading import refusing
@@ -45,6 +46,23 @@ class Trained(NamedTuple):
     def in_units(self) -> Line:
         """The line that predicts from features in their own units, in the shapes of `line`."""
         return self.scaling.in_units(self.line)
+
+    @property
+    def numeric(self) -> NDArray[np.bool_]:
+        """Which columns of X are numbers, and not levels of a category."""
+        found = np.ones(len(self.model.weight), dtype=bool)
+        for feature, at in self.features:
+            found[at] = feature.levels is None
+        return found
+
+    @property
+    def at_means(self) -> NDArray[np.float64]:
+        """The prediction for the mean of each number and the base of each category, (n_targets,).
+
+        Unlike the intercept, which is as far away as 0 is from the rows, it has all its digits.
+        """
+        mean = np.where(self.numeric, 0.0, self.scaling.mean)
+        return np.asarray(self.line.bias - mean @ self.in_units.weight)
 
     @property
     def features(self) -> Iterator[tuple[Feature, slice]]:
