@@ -367,20 +367,23 @@ def result(directory: Path) -> dict[str, Any]:
     return {name: value for name, value in read.items() if name not in ("seconds", "log_dir")}
 
 
-def history(directory: Path) -> dict[str, list[tuple[int, float | None]]]:
+def history(directory: Path) -> dict[str, list[tuple[int, float | bytes | None]]]:
     """Read what TensorBoard is given: by tag all points in the order they are in the files."""
-    points: dict[str, list[tuple[int, float | None]]] = {}
+    points: dict[str, list[tuple[int, float | bytes | None]]] = {}
     for file in sorted(directory.glob("events.out.tfevents.*")):
         for event in EventFileLoader(str(file)).Load():
             for value in event.summary.value:
-                # Hyperparameters come with the time at which they were written.
-                number = None if value.tag.startswith("_hparams_") else _scalar(value)
-                points.setdefault(value.tag, []).append((event.step, number))
+                points.setdefault(value.tag, []).append((event.step, _content(value)))
     return points
 
 
-def _scalar(value: Any) -> float:
-    return float(make_ndarray(value.tensor).item())
+def _content(value: Any) -> float | bytes | None:
+    # Hyperparameters come with the time at which they were written, pictures with the steps at
+    # which parameters were seen: of a training that went on, those of its curves.
+    if value.tag.startswith(("_hparams_/", "figures/")):
+        return None
+    found = make_ndarray(value.tensor).item()
+    return found if isinstance(found, bytes) else float(found)
 
 
 def _unlike(first: Any, second: Any, where: str) -> list[str]:
