@@ -110,6 +110,7 @@ def draw(seed: int, number: int) -> tuple[list[str], list[Stop]]:
         "model.l2": chance.choice([0, 0.1]),
         "model.weight_decay": chance.choice([0, 0.1]),
         "free_run": chance.choice(["true", "false"]),
+        "figures": "false",  # a run that is killed over them has ended, and has none
         **{f"model.schedule.{k}": v for k, v in _schedule(chance, epochs, steps).items()},
     }
     given |= {f"trainer.callbacks{k}": v for k, v in _saver(chance, epochs * steps).items()}
@@ -378,9 +379,8 @@ def history(directory: Path) -> dict[str, list[tuple[int, float | bytes | None]]
 
 
 def _content(value: Any) -> float | bytes | None:
-    # Hyperparameters come with the time at which they were written, pictures with the steps at
-    # which parameters were seen: of a training that went on, those of its curves.
-    if value.tag.startswith(("_hparams_/", "figures/")):
+    # Hyperparameters come with the time at which they were written.
+    if value.tag.startswith("_hparams_/"):
         return None
     found = make_ndarray(value.tensor).item()
     return found if isinstance(found, bytes) else float(found)

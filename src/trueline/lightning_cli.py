@@ -1,6 +1,7 @@
 """Lightning's CLI with this project's model, data, callbacks and defaults."""
 
 import argparse
+import contextlib
 import inspect
 import pydoc
 import re
@@ -343,12 +344,13 @@ class TruelineCLI(LightningCLI):
             self.draw()
 
     def draw(self) -> None:
-        """Draw the figures of the training, which take a library of their own."""
+        """Draw the figures of the training; who is in a hurry may stop it, all else is done."""
         from trueline.tensorboard.figures import log_figures
 
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Report) and callback.result:
-                log_figures(self.trainer, self.model, callback.result)
+                with contextlib.suppress(KeyboardInterrupt):
+                    log_figures(self.trainer, self.model, callback.result)
 
     def before_fit(self) -> None:
         """Refuse what the cross-check cannot follow, and a training that is at its end."""

@@ -53,7 +53,8 @@ class ClosedForm:
         Returns:
             That of the target that is furthest, shape (n_lines,).
         """
-        apart = (parameters - self._best).reshape(len(parameters), -1, self.rows.n_targets)
+        shape = len(parameters), self.rows.columns, self.rows.n_targets
+        apart = (parameters - self._best).reshape(shape)
         weight, bias = apart[:, :-1], apart[:, -1:]
         bias = bias + self._center[None, None] @ weight
         moved = self._R @ np.concatenate([bias, weight], axis=1)

@@ -5,10 +5,13 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from trueline.tensorboard.names import entries
 from trueline.tensorboard.scalars import Scalars
 
+SHOWN_FIRST = ("lr", "momentum", "batch_size", "weight_decay", "max_epochs")
+"""Of the hyperparameters TensorBoard shows five, beginning with those that are said to differ."""
 METRICS = ("final/loss", "final/distance", "final/epochs_to_converge", "final/worst_ratio")
 """What runs are compared by. All runs declare all: TensorBoard asks one run which there are."""
 
@@ -82,6 +85,11 @@ def _log_hyperparameters(logger: TensorBoardLogger, found: dict[str, Any], step:
     from torch.utils.tensorboard.summary import hparams
 
     logger.log_hyperparams(found)  # for hparams.yaml
-    writer = logger.experiment.file_writer
-    for summary in hparams(found, dict.fromkeys(METRICS)):
-        writer.add_summary(summary, step)
+    experiment, start, end = hparams(found, dict.fromkeys(METRICS))
+    plugin = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in SHOWN_FIRST
+    plugin.content = content.SerializeToString()
+    for summary in (experiment, start, end):
+        logger.experiment.file_writer.add_summary(summary, step)

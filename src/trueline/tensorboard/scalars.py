@@ -22,8 +22,9 @@ from trueline.tensorboard.names import (
 )
 from trueline.tensorboard.walk import Walk, landmarks, next_landmark
 
-POINTS_A_CONSTANT = 25
-"""Points of a curve for each one of a line that does not change: twenty in all."""
+POINTS_A_CONSTANT = 10
+"""Points of a curve for each one of a line that does not change; of fewer than a twentieth of the
+points in a chart, TensorBoard takes them for outliers that need not be seen."""
 SAVED_AS = "too_far_at"
 """The entry of a checkpoint with the latest step before which the line had not converged."""
 

@@ -1,7 +1,5 @@
 """The way that the parameters took: theirs at a few hundred steps of a training."""
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +11,17 @@ FIRST = 64
 PER_DOUBLING = 6
 """Steps that are kept between k and 2k from there on: 150 by a billion."""
 MOST = 500
-"""Other steps that are kept, evenly spaced."""
+"""Other steps that are kept, evenly spaced; at times twice as many."""
 MOST_ENTRIES = 2**12
 """Of the parameters; of more, nothing is kept, which would take megabytes for a picture."""
+
+
+LAST_DOUBLING = 50
+"""Beyond it, 10¹⁶ steps, no training goes."""
+LANDMARKS = np.union1d(
+    np.arange(FIRST),
+    (FIRST * 2 ** (np.arange(LAST_DOUBLING * PER_DOUBLING) / PER_DOUBLING)).astype(np.int64),
+)
 
 
 def landmarks(first: int, stop: int) -> Steps:
@@ -25,16 +31,13 @@ def landmarks(first: int, stop: int) -> Steps:
         >>> landmarks(62, 120)
         array([ 62,  63,  64,  71,  80,  90, 101, 114])
     """
-    early = np.arange(first, min(stop, FIRST))
-    doublings = math.log2(max(stop, FIRST) / FIRST)
-    late = FIRST * 2 ** (np.arange(math.ceil(PER_DOUBLING * doublings) + 1) / PER_DOUBLING)
-    late = late.astype(np.int64)
-    return np.concatenate([early, late[(first <= late) & (late < stop)]])
+    start, end = np.searchsorted(LANDMARKS, [first, stop])
+    return np.asarray(LANDMARKS[start:end])
 
 
 def next_landmark(step: int) -> int:
     """Return the first step, from one on, that is kept of every training."""
-    return int(landmarks(step, 2 * step + FIRST + 1)[0])
+    return int(LANDMARKS[np.searchsorted(LANDMARKS, step)])
 
 
 class Walk:
@@ -52,32 +55,28 @@ class Walk:
     """
 
     def __init__(self) -> None:
-        self._found: dict[int, Array] = {}
+        self._marks: dict[int, Array] = {}
+        self._evenly: dict[int, Array] = {}
         self._stride = 1
-        self._room = 2 * MOST
 
     def add(self, steps: Steps | list[int], parameters: Array | list[list[float]]) -> None:
         """Keep the parameters, shape (n_steps, n_entries), before some steps, if they are few."""
         rows = np.array(parameters, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] > MOST_ENTRIES:
             return
-        for step, row in zip(np.asarray(steps).tolist(), rows, strict=True):
-            self._found[step] = row
-        while len(self._found) > self._room:
-            self._thin()
-
-    def _thin(self) -> None:
-        """Keep every second of the evenly spaced steps, and the landmarks."""
-        marks = set(landmarks(0, max(self._found) + 1).tolist())
-        self._stride *= 2
-        self._found = {
-            step: row
-            for step, row in self._found.items()
-            if step in marks or step % self._stride == 0
-        }
-        self._room = 2 * MOST + len(marks)
+        numbers = np.asarray(steps)
+        marked = np.isin(numbers, LANDMARKS).tolist()
+        for step, row, mark in zip(numbers.tolist(), rows, marked, strict=True):
+            if mark:
+                self._marks[step] = row
+            elif step % self._stride == 0:
+                self._evenly[step] = row
+        while len(self._evenly) > 2 * MOST:
+            self._stride *= 2
+            self._evenly = {k: row for k, row in self._evenly.items() if k % self._stride == 0}
 
     def taken(self) -> tuple[Steps, Array]:
         """Return the steps, ascending, and the parameters before each."""
-        steps = sorted(self._found)
-        return np.array(steps, np.int64), np.array([self._found[step] for step in steps])
+        found = self._marks | self._evenly
+        steps = sorted(found)
+        return np.array(steps, np.int64), np.array([found[step] for step in steps])
