@@ -67,7 +67,7 @@ def test_full_batch_run_shows_a_curve(cli: Cli) -> None:
     assert {steps[tag] for tag in AT_EACH_POINT} == {tuple(range(21))}
     assert {steps[tag] for tag in AT_EACH_STEP} == {tuple(range(20))}
     assert {steps[tag] for tag in AFTER_EACH_STEP} == {tuple(range(1, 21))}
-    assert {steps[tag] for tag in CONSTANT} == {(0, 20)}
+    assert {steps[tag] for tag in CONSTANT} == {(0, 10, 20)}
     assert {steps[tag] for tag in FINAL} == {(20,)}
 
 
