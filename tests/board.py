@@ -29,8 +29,8 @@ def tensorboard(runs: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={runs}", f"--port={port}"]
-    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={runs.name}", f"--port={port}"]
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": runs.parent}
     server = subprocess.Popen([*command, "--host=127.0.0.1", "--load_fast=false"], **quiet)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -61,7 +61,7 @@ def browser(width: int = 1400, height: int = 1000) -> Iterator[Any]:
             executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"]
         )
         page = opened.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(1000 * SECONDS)
+        page.set_default_timeout(1000 * SECONDS / 3)
         yield page
         opened.close()
 
