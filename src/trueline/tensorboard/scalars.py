@@ -1,5 +1,6 @@
 """The callback that logs the curves of a training, and notes the way that the parameters took."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from trueline.tensorboard.walk import Walk, landmarks, next_landmark
 POINTS_A_CONSTANT = 10
 """Points of a curve for each one of a line that does not change; of fewer than a twentieth of the
 points in a chart, TensorBoard takes them for outliers that need not be seen."""
+AT_ONCE = 256
+"""Steps of which the parameters are taken in together."""
 SAVED_AS = "too_far_at"
 """The entry of a checkpoint with the latest step before which the line had not converged."""
 
@@ -35,11 +38,8 @@ class Scalars(FewHooks):
     Beside them come the lines that they are seen against, such as the loss of the closed form.
 
     Attributes:
-        walk: The parameters before some steps.
         closed_form: In the units of the training; None where there is none, or as long as it would
             take a look at many rows.
-        too_far_at: The latest step with a point before which the line had not converged; None where
-            that is not known.
     """
 
     knows_executions = True
@@ -50,11 +50,36 @@ class Scalars(FewHooks):
         self._begin()
 
     def _begin(self) -> None:
-        self.walk = Walk()
+        self._walk = Walk()
+        self._seen: list[tuple[int, list[float], bool]] = []
         self.closed_form: ClosedForm | None = None
-        self.too_far_at: int | None = None
+        self._too_far_at: int | None = None
         self._constants: dict[str, float] = {}
         self._constants_to = 0
+
+    @property
+    def walk(self) -> Walk:
+        """The parameters before some steps."""
+        self._take_in()
+        return self._walk
+
+    @property
+    def too_far_at(self) -> int | None:
+        """The latest step with a point before which the line had not converged, where known."""
+        self._take_in()
+        return self._too_far_at
+
+    def _take_in(self) -> None:
+        """Take in what was seen step by step, at once: NumPy's time for a call counts once."""
+        seen, self._seen = self._seen, []
+        if seen:
+            steps, rows = (
+                np.array([step for step, *_ in seen]),
+                np.array([row for _, row, _ in seen]),
+            )
+            self._walk.add(steps, rows)
+            points = np.array([point for *_, point in seen])
+            self._note(steps[points], rows[points])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier training."""
@@ -65,7 +90,7 @@ class Scalars(FewHooks):
     ) -> None:
         """Note how far a training came before."""
         step = checkpoint.get(SAVED_AS)
-        self.too_far_at = step if type(step) is int else None
+        self._too_far_at = step if type(step) is int else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay out the curves, and begin the lines that they are seen against."""
@@ -89,7 +114,7 @@ class Scalars(FewHooks):
         curves = [logger.carried.get(tag, {}) for tag in tags]
         steps = [step for step in curves[0] if all(step in curve for curve in curves)]
         if steps:
-            self.walk.add(steps, [[curve[step] for curve in curves] for step in steps])
+            self._walk.add(steps, [[curve[step] for curve in curves] for step in steps])
 
     def _look_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Work out the closed form and the limits, for as many lines as there are parameters."""
@@ -135,14 +160,17 @@ class Scalars(FewHooks):
         named = dict(pl_module.named_parameters())
         row = entries("parameters", named)
         if trainer.logger:
-            self.walk.add([step], [[*row.values()]])
+            self._seen.append((step, [*row.values()], step % every == 0))
+            if len(self._seen) == AT_ONCE:
+                self._take_in()
         if step == self._next_mark:
             self._next_mark = next_landmark(step + 1)
         if step % every == 0:
-            self._note(np.array([step]), np.array([[*row.values()]]))
-            gradients = {n: p.grad for n, p in named.items() if p.grad is not None}
-            row |= entries("gradients", gradients)
-            row[GRADIENT_NORM] = sum(float(g.square().sum()) for g in gradients.values()) ** 0.5
+            of_step = entries(
+                "gradients", {n: p.grad for n, p in named.items() if p.grad is not None}
+            )
+            row |= of_step
+            row[GRADIENT_NORM] = math.hypot(*of_step.values())
             row["lr"] = optimizer.param_groups[0]["lr"]
             self._row, self._step = row, step
 
@@ -151,7 +179,7 @@ class Scalars(FewHooks):
         if self.closed_form is not None:
             far = steps[self.closed_form.too_far(parameters)]
             if len(far):
-                self.too_far_at = int(far[-1])
+                self._too_far_at = int(far[-1])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -185,11 +213,11 @@ class Scalars(FewHooks):
         steps = (first + points.steps)[due]
         _log(logger, tags, np.column_stack(given)[due].tolist(), steps.tolist())
         self._note(steps, points.parameters[due])
-        self.walk.add(steps, points.parameters[due])
+        self._walk.add(steps, points.parameters[due])
         marks = landmarks(first, trainer.global_step) - first
         for piece, at in execution.within(marks):
             parameters = piece.states(at)[0].flatten(1).cpu().numpy()
-            self.walk.add(first + marks[: len(at)], parameters)
+            self._walk.add(first + marks[: len(at)], parameters)
             marks = marks[len(at) :]
 
     def on_save_checkpoint(
