@@ -1,9 +1,10 @@
 # Everything here needs Python 3.11 or newer and make, and nothing else beforehand.
 PYTHON ?= python3
 BIN := .venv/bin
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: fit compare crosscheck test lint alarms kills cost threads bench bench-tables bench-gpu tensorboard clean
+.PHONY: fit compare crosscheck test test-browser pictures lint alarms kills cost threads bench bench-tables bench-gpu tensorboard clean
 
 fit: .venv/installed            ## train the article's 15 points
 	$(BIN)/trueline fit
@@ -16,6 +17,14 @@ crosscheck: .venv/installed     ## the same training under every setting of this
 
 test: .venv/installed-test      ## the whole suite
 	$(BIN)/pytest -n 2
+
+test-browser: .venv/installed-test .venv/installed-browser  ## TensorBoard's pages in Chromium, which it installs
+	@command -v chromium >/dev/null || $(ROOT) apt-get install --yes --quiet chromium
+	$(BIN)/pytest tests/test_browser.py
+
+pictures: .venv/installed-browser  ## the pictures of the README, from real runs
+	@command -v chromium >/dev/null || $(ROOT) apt-get install --yes --quiet chromium
+	$(BIN)/python docs/pictures.py
 
 lint: .venv/installed-dev       ## style, formatting, types
 	$(BIN)/ruff check .

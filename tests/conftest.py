@@ -24,6 +24,13 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def _no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave figures out of trainings in this process, where they are not what is tested."""
+    if "figures" not in request.keywords:
+        monkeypatch.setattr("trueline.lightning_cli.TruelineCLI.draw", lambda _: None)
+
+
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
     """Return a maker of Trainers that log, save and print nothing unless told to."""

@@ -110,6 +110,7 @@ def draw(seed: int, number: int) -> tuple[list[str], list[Stop]]:
         "model.l2": chance.choice([0, 0.1]),
         "model.weight_decay": chance.choice([0, 0.1]),
         "free_run": chance.choice(["true", "false"]),
+        "figures": "false",  # a run that is killed over them has ended, and has none
         **{f"model.schedule.{k}": v for k, v in _schedule(chance, epochs, steps).items()},
     }
     given |= {f"trainer.callbacks{k}": v for k, v in _saver(chance, epochs * steps).items()}
@@ -367,20 +368,22 @@ def result(directory: Path) -> dict[str, Any]:
     return {name: value for name, value in read.items() if name not in ("seconds", "log_dir")}
 
 
-def history(directory: Path) -> dict[str, list[tuple[int, float | None]]]:
+def history(directory: Path) -> dict[str, list[tuple[int, float | bytes | None]]]:
     """Read what TensorBoard is given: by tag all points in the order they are in the files."""
-    points: dict[str, list[tuple[int, float | None]]] = {}
+    points: dict[str, list[tuple[int, float | bytes | None]]] = {}
     for file in sorted(directory.glob("events.out.tfevents.*")):
         for event in EventFileLoader(str(file)).Load():
             for value in event.summary.value:
-                # Hyperparameters come with the time at which they were written.
-                number = None if value.tag.startswith("_hparams_") else _scalar(value)
-                points.setdefault(value.tag, []).append((event.step, number))
+                points.setdefault(value.tag, []).append((event.step, _content(value)))
     return points
 
 
-def _scalar(value: Any) -> float:
-    return float(make_ndarray(value.tensor).item())
+def _content(value: Any) -> float | bytes | None:
+    # Hyperparameters come with the time at which they were written.
+    if value.tag.startswith("_hparams_/"):
+        return None
+    found = make_ndarray(value.tensor).item()
+    return found if isinstance(found, bytes) else float(found)
 
 
 def _unlike(first: Any, second: Any, where: str) -> list[str]:

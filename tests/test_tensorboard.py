@@ -22,8 +22,11 @@ Cli = Callable[..., Run]
 Curve = tuple[list[int], NDArray[np.float64]]
 x = X[:, 0].astype(float)
 AT_EACH_POINT = {"parameters/weight", "parameters/bias", "train/loss"}
-AT_EACH_STEP = {"gradients/weight", "gradients/bias", "lr"}
+AT_EACH_STEP = {"gradients/weight", "gradients/bias", "gradients/norm", "lr"}
 AFTER_EACH_STEP = {"val/loss", "crosscheck/worst_ratio"}
+CLOSED_FORM = {"closed_form/loss", "closed_form/weight", "closed_form/bias"}
+CONSTANT = CLOSED_FORM | {"limits/lr", "limits/worst_ratio"}
+FINAL = {"final/loss", "final/distance", "final/worst_ratio"}
 
 
 class TwoTargets(RegressionData):
@@ -59,13 +62,13 @@ def fit(cli: Cli, options: str) -> tuple[Run, dict[str, Curve]]:
 
 def test_full_batch_run_shows_a_curve(cli: Cli) -> None:
     _, found = fit(cli, "--trainer.max_epochs 20")
-    final = {"final/loss", "final/worst_ratio"}
-    assert set(found) == AT_EACH_POINT | AT_EACH_STEP | AFTER_EACH_STEP | final
+    assert set(found) == AT_EACH_POINT | AT_EACH_STEP | AFTER_EACH_STEP | CONSTANT | FINAL
     steps = {tag: tuple(curve[0]) for tag, curve in found.items()}
     assert {steps[tag] for tag in AT_EACH_POINT} == {tuple(range(21))}
     assert {steps[tag] for tag in AT_EACH_STEP} == {tuple(range(20))}
     assert {steps[tag] for tag in AFTER_EACH_STEP} == {tuple(range(1, 21))}
-    assert {steps[tag] for tag in final} == {(20,)}
+    assert {steps[tag] for tag in CONSTANT} == {(0, 10, 20)}
+    assert {steps[tag] for tag in FINAL} == {(20,)}
 
 
 def test_points_belong_together(cli: Cli) -> None:
@@ -78,6 +81,8 @@ def test_points_belong_together(cli: Cli) -> None:
     rounding = 1e-6 * np.abs(y).max() * x.max()
     np.testing.assert_allclose(found["gradients/weight"][1], by_weight, rtol=1e-6, atol=rounding)
     np.testing.assert_allclose(found["gradients/bias"][1], by_bias, rtol=1e-6, atol=rounding)
+    norms = np.hypot(found["gradients/weight"][1], found["gradients/bias"][1])
+    np.testing.assert_allclose(found["gradients/norm"][1], norms, rtol=1e-6)
     np.testing.assert_allclose(found["lr"][1], 0.002, rtol=1e-6)
     # The step from each point to the next, and the validation there.
     np.testing.assert_allclose(np.diff(w), -0.002 * found["gradients/weight"][1], atol=1e-6)
@@ -96,7 +101,10 @@ def test_several_targets_have_a_curve_for_each_entry(cli: Cli) -> None:
     entries = ("weight_0_0", "weight_0_1", "bias_0", "bias_1")
     groups = ("parameters", "gradients")
     per_entry = {f"{group}/{entry}" for group in groups for entry in entries}
-    assert set(found) == per_entry | {"lr", "train/loss", "val/loss", "final/loss"}
+    others = {"gradients/norm", "lr", "train/loss", "val/loss", "limits/lr"}
+    final = {"final/loss", "final/distance"}
+    closed_form = {"closed_form/loss", *(f"closed_form/{entry}" for entry in entries)}
+    assert set(found) == per_entry | others | final | closed_form
     for entry in entries:
         steps, values = found[f"parameters/{entry}"]
         assert steps == list(range(11))
@@ -125,8 +133,12 @@ def test_hyperparameters_come_with_the_final_loss(cli: Cli, tmp_path: Path) -> N
         if metadata.plugin_data.plugin_name == "hparams"
     }
     metrics = plugin["_hparams_/experiment"].experiment.metric_infos
-    assert {m.name.tag for m in metrics} == {"final/loss", "final/worst_ratio"}
+    # Also what this run does not know: TensorBoard asks one run for the metrics of all.
+    assert {m.name.tag for m in metrics} == FINAL | {"final/epochs_to_converge"}
+    assert "final/epochs_to_converge" not in found
     logged = plugin["_hparams_/session_start_info"].session_start_info.hparams
+    assert logged["batch_size"].number_value == 15
+    assert logged["nesterov"].string_value == "False"
     assert logged["lr"].number_value == 0.002
     assert logged["momentum"].number_value == 0.5
     assert logged["init"].string_value == "normal"

@@ -10,6 +10,8 @@ from trueline.data import RegressionData
 from trueline.independent import independent
 from trueline.reference.triangle import Line, Triangle
 
+Array = NDArray[np.float64]
+
 
 class ClosedForm(NamedTuple):
     """The line of the least loss, as it is trained: in the units of standardised columns.
@@ -27,15 +29,34 @@ class ClosedForm(NamedTuple):
     rows: Triangle
     unique: bool = True
 
-    def distance(self, line: Line) -> NDArray[np.float64]:
+    def distance(self, line: Line) -> Array:
         """Return how far the predictions of another line are off, in root mean square.
 
         Returns:
             By target, as a fraction of the spread of y; of y itself where that is the same in all
             rows. Shape (n_targets,).
         """
+        return self._off(self.rows.apart(line, self.line))
+
+    def distances(self, parameters: Array) -> Array:
+        """Return the same for many lines at once.
+
+        Args:
+            parameters: Weight and bias of each in one vector, shape (n_lines, n_entries).
+
+        Returns:
+            Shape (n_lines, n_targets).
+        """
+        rows, best = self.rows, [np.ravel(part) for part in self.line]
+        shape = len(parameters), rows.columns, rows.n_targets
+        apart = (parameters - np.concatenate(best)).reshape(shape)
+        weight, bias = apart[:, :-1], apart[:, -1:]
+        bias = bias + rows.center[None, None, : rows.columns - 1] @ weight
+        moved = rows.R[:, : rows.columns] @ np.concatenate([bias, weight], axis=1)
+        return self._off(np.linalg.norm(moved, axis=1) / np.sqrt(rows.rows))
+
+    def _off(self, apart: Array) -> Array:
         spread = self.rows.spread
-        apart = self.rows.apart(line, self.line)
         return np.asarray(apart / np.where(spread > 0, spread, 1.0))
 
 
@@ -54,7 +75,7 @@ def closed_form(data: RegressionData, h: Mapping[str, Any]) -> ClosedForm | None
     rows = data.trained_on
     try:
         return ClosedForm(rows.least_squares(h["l2"], h["weight_decay"]), rows)
-    except ValueError:
+    except (ValueError, np.linalg.LinAlgError):
         if h["l2"] or h["weight_decay"] or not np.isfinite(rows.R).all():
             return None
         return ClosedForm(independent(rows).line(rows), rows, unique=False)

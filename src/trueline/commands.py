@@ -15,13 +15,14 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from trueline.compare import check_request, compare
+from trueline.convergence import CONVERGED_WITHIN
 from trueline.crosscheck.matrix import EPOCHS, available_settings, run_matrix
 from trueline.errors import CheckFailed, RequestError
 from trueline.export.command import export
 from trueline.forecast import forecast
 from trueline.lightning_cli import TruelineCLI
 from trueline.option_errors import one_line
-from trueline.report import CONVERGED_WITHIN, Report
+from trueline.report import Report
 from trueline.run_folder import claim_folder, next_folder
 from trueline.sweep.command import sweep
 

@@ -20,7 +20,7 @@ from trueline.errors import RequestError
 from trueline.module import LinearRegression
 from trueline.reference import SGD, Trace, mean_squared_error, train
 from trueline.reference.solve import least_squares, simple_regression
-from trueline.tensorboard import log_final
+from trueline.tensorboard.ending import log_final
 
 DTYPES = {"64-true": torch.float64, "32-true": torch.float32}
 

@@ -24,6 +24,10 @@ from trueline.reference.triangle import KEPT, Array, Line, Triangle
 
 Complex = NDArray[np.complex128]
 
+CONVERGED_WITHIN = 1e-6
+"""A run has converged when its predictions are, in root mean square, this close to those of the
+closed form, as a fraction of the spread of y, for each target: six digits of the line are then
+right."""
 SAMPLES = 2**10
 """Steps that are looked at in one round of the search for the last one above the accuracy."""
 MOST_STEPS = 10**15
@@ -95,7 +99,7 @@ def _penalties(p: int, l2: float, weight_decay: float) -> Array:
 
 
 def epochs(
-    rows: Triangle, start: Line, sgd: SGD, l2: float = 0.0, accuracy: float = 1e-6
+    rows: Triangle, start: Line, sgd: SGD, l2: float = 0.0, accuracy: float = CONVERGED_WITHIN
 ) -> int | None:
     """Return how many full-batch steps a training needs until it has converged for good.
 

@@ -1,6 +1,7 @@
 """Lightning's CLI with this project's model, data, callbacks and defaults."""
 
 import argparse
+import contextlib
 import inspect
 import math
 import pydoc
@@ -146,6 +147,14 @@ class TruelineCLI(LightningCLI):
             help="Whether the reference also trains on its own, with a bound on how far apart the "
             "two may come.",
         )
+        if (parser.usage or "").startswith(f"{self.prog} fit "):
+            parser.add_argument(
+                "--figures",
+                type=bool,
+                default=True,
+                help="Whether the training, once it is over, is drawn for TensorBoard; that takes "
+                "a third of a second.",
+            )
         if (parser.usage or "").startswith(f"{self.prog} predict "):
             parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(Trainer, "trainer")
@@ -338,10 +347,21 @@ class TruelineCLI(LightningCLI):
             ) from stop
 
     def after_fit(self) -> None:
-        """Leave the end of the training as `last.ckpt`."""
+        """Leave the end of the training as `last.ckpt`, and draw its figures."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Checkpoints):
                 callback.save_end(self.trainer)
+        if self.options.figures:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the figures of the training; who is in a hurry may stop it, all else is done."""
+        from trueline.tensorboard.figures import log_figures
+
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Report) and callback.result:
+                with contextlib.suppress(KeyboardInterrupt):
+                    log_figures(self.trainer, self.model, callback.result)
 
     def before_fit(self) -> None:
         """Refuse what the cross-check cannot follow, and a training that is at its end."""

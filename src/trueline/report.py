@@ -16,9 +16,9 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
 import trueline
-from trueline import summary_text, tensorboard
 from trueline.checkpoints.whole_files import write_whole
 from trueline.closed_form import closed_form
+from trueline.convergence import CONVERGED_WITHIN
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
 from trueline.divergence import stable_limit
@@ -27,11 +27,7 @@ from trueline.reference.triangle import Line
 from trueline.result_table import print_table
 from trueline.shortfall import remedy
 from trueline.summary import summarise as summarise_rows
-
-CONVERGED_WITHIN = 1e-6
-"""A run has converged when its predictions are, in root mean square, this close to those of the
-closed form, as a fraction of the spread of y, for each target: six digits of the line are then
-right."""
+from trueline.tensorboard import ending, texts
 
 
 class Report(FewHooks):
@@ -114,13 +110,16 @@ class Report(FewHooks):
         if not trainer.is_global_zero:
             return
         loss, check = self.result["loss"], self.result["crosscheck"]
+        by_epoch = ending.epochs_to_converge(trainer) if self.result["converged"] else None
+        self.result["epochs_to_converge"] = by_epoch
         if loss is not None:
-            metrics = {"final/loss": loss}
-            if check:
-                metrics["final/worst_ratio"] = check["worst_ratio"]
-            summaries = self.result["summary"] or []
-            texts = {f"summary/{s['target']}": summary_text.markdown(s) for s in summaries}
-            tensorboard.log_final(trainer, pl_module, loss, metrics, texts)
+            metrics = {
+                "final/loss": loss,
+                "final/distance": self.result["distance"],
+                "final/epochs_to_converge": by_epoch,
+                "final/worst_ratio": check["worst_ratio"] if check else None,
+            }
+            ending.log_final(trainer, pl_module, loss, metrics, texts.of_run(self.result))
         if self.result["log_dir"]:
             text = json.dumps(_jsonable(self.result), indent=2, allow_nan=False) + "\n"
             path = Path(self.result["log_dir"]) / "result.json"

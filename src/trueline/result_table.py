@@ -34,22 +34,22 @@ def print_table(result: dict[str, Any]) -> None:
         print("", *summary_text.table(of_target), sep="\n")
     best = result["closed_form"] or {}
     names = result["features"], result["targets"]
-    entries = {
+    parameters = {
         label: (value, expected.get(label))
         for name in ("weight", "bias")
-        for expected in [_entries(name, best.get(name), *names)]
-        for label, value in _entries(name, result[name], *names).items()
+        for expected in [entries(name, best.get(name), *names)]
+        for label, value in entries(name, result[name], *names).items()
     }
-    wide = max(12, *(len(label) + 2 for label in list(entries)[:LINES_OF_PARAMETERS]))
+    wide = max(12, *(len(label) + 2 for label in list(parameters)[:LINES_OF_PARAMETERS]))
     print(f"\n{'':<{wide}}{'trained':>14}" + (f"{'closed form':>16}" if best else ""))
     lines = [
-        f"{label:<{wide}}{_number(value):>14}{_number(expected):>16}".rstrip()
-        for label, (value, expected) in entries.items()
+        f"{label:<{wide}}{number(value):>14}{number(expected):>16}".rstrip()
+        for label, (value, expected) in parameters.items()
     ]
     print("\n".join(lines[:LINES_OF_PARAMETERS]))
     if more := len(lines[LINES_OF_PARAMETERS:]):
         print(f"… and {more} more" + (" in result.json" if result["log_dir"] else ""))
-    print(f"{'loss':<{wide}}{_number(result['loss']):>14}{_number(best.get('loss')):>16}".rstrip())
+    print(f"{'loss':<{wide}}{number(result['loss']):>14}{number(best.get('loss')):>16}".rstrip())
     check, n_samples = result["crosscheck"], result["n_samples"]
     advice = "not yet"
     if (distance := result["distance"]) is not None:
@@ -61,12 +61,12 @@ def print_table(result: dict[str, Any]) -> None:
     converged = {True: "yes", False: advice, None: None}
     facts = {
         "rows": _rows(n_samples, check) if n_samples else None,
-        "correlation": _number(result["correlation"]) or None,
+        "correlation": number(result["correlation"]) or None,
         "steps at once": result["steps_at_once"],
         "training": f"{result['epochs']:,} epochs, {result['steps']:,} steps, lr {result['lr']:g}, "
         f"{result['seconds']:.1f} s",
         "converged": converged[result["converged"]],
-        "cross-check": _verdict(check) if check else "off",
+        "cross-check": verdict(check) if check else "off",
         "deviations": _deviations(check) if check and check["steps_checked"] else None,
         "log directory": result["log_dir"],
     }
@@ -89,7 +89,8 @@ def _deviations(check: dict[str, Any]) -> str:
     return said + (skipped if check["steps_skipped"] else "")
 
 
-def _verdict(check: dict[str, Any]) -> str:
+def verdict(check: dict[str, Any]) -> str:
+    """Say in a line what the cross-check found."""
     failure = check["first_failure"]
     if isinstance(failure, dict):
         cause = f"; likely cause: {failure['cause']}" if failure["cause"] else ""
@@ -99,7 +100,7 @@ def _verdict(check: dict[str, Any]) -> str:
     return f"passed: {check['steps_checked']:,} steps compared with NumPy"
 
 
-def _entries(
+def entries(
     name: str, value: Any, features: list[str] | None, targets: list[str] | None
 ) -> dict[str, Any]:
     """Name the entries of a parameter: `weight`, `weight[j]`, `weight[j,t]`; or by columns."""
@@ -113,5 +114,6 @@ def _entries(
     return dict(zip(labels, array.ravel().tolist(), strict=True))
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Write a number with six digits or more after the point; nothing for what is not known."""
     return "" if value is None else f"{value:.6f}" if 1e-3 <= abs(value) < 1e6 else f"{value:.6g}"

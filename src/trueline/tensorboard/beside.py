@@ -1,0 +1,56 @@
+"""What curves are seen beside: the closed form of a training, and the limits of its settings."""
+
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from numpy.typing import NDArray
+
+from trueline.closed_form import ClosedForm
+from trueline.convergence import CONVERGED_WITHIN
+from trueline.data import RegressionData
+from trueline.divergence import stable_limit
+from trueline.tensorboard.names import LOSS_FLOOR, LR_LIMIT, names
+
+Array = NDArray[np.float64]
+
+FEW_NUMBERS = 2**17
+"""Of rows: they are factored in a millisecond, before the training instead of after it."""
+
+
+def constants(found: ClosedForm) -> dict[str, float]:
+    """Return what does not change in a training, by tag."""
+    line = found.line
+    tags = names({"weight": np.shape(line.weight), "bias": np.shape(line.bias)})
+    best = [*np.ravel(line.weight).tolist(), *np.ravel(line.bias).tolist()]
+    by_tag = {f"closed_form/{name}": value for name, value in zip(tags, best, strict=True)}
+    return {LOSS_FLOOR: found.rows.loss(line)} | by_tag
+
+
+def too_far(found: ClosedForm, parameters: Array) -> NDArray[np.bool_]:
+    """Return which lines have not converged, see `ClosedForm.distances`."""
+    with np.errstate(all="ignore"):
+        return np.asarray(~(found.distances(parameters) <= CONVERGED_WITHIN).all(axis=1))
+
+
+def rows_of(trainer: Trainer, module: LightningModule) -> RegressionData | None:
+    """Return the data of a training of ours; None where it is another."""
+    data: Any = getattr(trainer, "datamodule", None)
+    ours = isinstance(data, RegressionData) and {"lr", "l1", "l2"} <= set(module.hparams)
+    return data if ours else None
+
+
+def is_cheap(data: RegressionData) -> bool:
+    """Return whether the triangle of the rows is known, or worked out in no time."""
+    return "triangle" in vars(data) or data.n_samples * (data.n_features + 1) <= FEW_NUMBERS
+
+
+def has_closed_form(module: LightningModule) -> bool:
+    """Return whether the objective may have a closed form: not with an L1 penalty."""
+    return not module.hparams["l1"]
+
+
+def limits(data: RegressionData, module: LightningModule) -> dict[str, float]:
+    """Return the largest stable learning rate by its tag."""
+    limit = stable_limit(data.trained_on, module.hparams)
+    return {LR_LIMIT: limit} if 0 < limit < np.inf else {}

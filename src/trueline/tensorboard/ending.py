@@ -1,0 +1,95 @@
+"""The end of a run: its last point, its hyperparameters with what they came to, and text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from trueline.tensorboard.names import entries
+from trueline.tensorboard.scalars import Scalars
+
+SHOWN_FIRST = ("lr", "momentum", "batch_size", "weight_decay", "max_epochs")
+"""Of the hyperparameters TensorBoard shows five, beginning with those that are said to differ."""
+METRICS = ("final/loss", "final/distance", "final/epochs_to_converge", "final/worst_ratio")
+"""What runs are compared by. All runs declare all: TensorBoard asks one run which there are."""
+
+
+def log_final(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    loss: float,
+    metrics: Mapping[str, float | None],
+    texts: Mapping[str, str] | None = None,
+) -> None:
+    """Log the point after the last step, the hyperparameters with the final metrics, and texts.
+
+    Args:
+        trainer: Of the training.
+        pl_module: That was trained.
+        loss: Over all rows.
+        metrics: Some of `METRICS`; None is not known.
+        texts: In Markdown, by tag.
+    """
+    logger = trainer.logger
+    if not logger:
+        return
+    step = trainer.global_step
+    row = entries("parameters", dict(pl_module.named_parameters())) | {"train/loss": loss}
+    logger.log_metrics(row, step)
+    scalars = scalars_of(trainer)
+    if scalars is not None:
+        scalars.log_end(trainer, pl_module, logger)
+    known = {name: value for name, value in metrics.items() if value is not None}
+    logger.log_metrics(known, step)
+    if isinstance(logger, TensorBoardLogger):
+        _log_hyperparameters(logger, hyperparameters(trainer, pl_module), step)
+        for name, text in (texts or {}).items():
+            logger.experiment.add_text(name, text, step)
+    logger.save()
+
+
+def scalars_of(trainer: Trainer) -> Scalars | None:
+    """Return the callback that logged the curves of a training."""
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+    return next((c for c in callbacks if isinstance(c, Scalars)), None)
+
+
+def hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    """Return what runs differ in: the options of the model, and how rows are served."""
+    data: Any = getattr(trainer, "datamodule", None)
+    found = {name: value for name, value in pl_module.hparams.items() if value is not None}
+    for name, value in (found.pop("schedule", None) or {}).items():
+        found[f"schedule.{name}"] = value
+    rows = getattr(data, "n_samples", None)
+    if rows is not None:
+        found["n_samples"] = rows
+        found["batch_size"] = data.batch_size or rows
+    found |= {"max_epochs": trainer.max_epochs, "precision": str(trainer.precision)}
+    return {name: v if type(v) in (int, float, str) else str(v) for name, v in found.items()}
+
+
+def epochs_to_converge(trainer: Trainer) -> int | None:
+    """Return by which epoch a training had converged for good, by the points that were logged."""
+    scalars = scalars_of(trainer)
+    if scalars is None or scalars.too_far_at is None:
+        return None
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    step = min(scalars.too_far_at + every, trainer.global_step)
+    per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+    return -(-step // per_epoch)
+
+
+def _log_hyperparameters(logger: TensorBoardLogger, found: dict[str, Any], step: int) -> None:
+    from torch.utils.tensorboard.summary import hparams
+
+    logger.log_hyperparams(found)  # for hparams.yaml
+    experiment, start, end = hparams(found, dict.fromkeys(METRICS))
+    plugin = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in SHOWN_FIRST
+    plugin.content = content.SerializeToString()
+    for summary in (experiment, start, end):
+        logger.experiment.file_writer.add_summary(summary, step)

@@ -1,0 +1,69 @@
+"""Which curves belong in one chart: TensorBoard's custom scalars."""
+
+import re
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from trueline.tensorboard.beside import has_closed_form, rows_of
+from trueline.tensorboard.names import (
+    GRADIENT_NORM,
+    LOSS_FLOOR,
+    LR_LIMIT,
+    RATIO_LIMIT,
+    names,
+    shapes,
+)
+
+MOST_CHARTS = 12
+"""Of parameters: a page of them."""
+Charts = dict[str, list[Any]]
+
+
+def layout(trainer: Trainer, module: LightningModule) -> dict[str, Charts]:
+    """Return the charts of a training, as `SummaryWriter.add_custom_scalars` takes them."""
+    from trueline.crosscheck import CrossCheck  # which logs by way of this package
+
+    data = rows_of(trainer, module)
+    best = data is not None and has_closed_form(module)
+    checked = any(isinstance(callback, CrossCheck) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    training = {
+        "loss beside that of the closed form": chart(
+            "train/loss", "val/loss", *[LOSS_FLOOR] * best
+        ),
+        "gradient norm": chart(GRADIENT_NORM),
+        "learning rate beside the largest stable one": chart(
+            "lr", *[LR_LIMIT] * (data is not None)
+        ),
+    }
+    if checked:
+        training["deviation from NumPy as a fraction of its bound"] = chart(
+            "crosscheck/worst_ratio", RATIO_LIMIT
+        )
+    entries = names(shapes(dict(module.named_parameters())))
+    parameters = {
+        f"{title} beside the closed form" if best else title: chart(
+            f"parameters/{name}", *[f"closed_form/{name}"] * best
+        )
+        for name, title in zip(entries[:MOST_CHARTS], _titles(data, entries), strict=False)
+    }
+    return {"training": training, "parameters": parameters}
+
+
+def chart(*tags: str) -> list[Any]:
+    """Return a chart of some curves; their tags are patterns, of which a prefix would do."""
+    return ["Multiline", [f"{re.escape(tag)}$" for tag in tags]]
+
+
+def _titles(data: Any, entries: list[str]) -> list[str]:
+    """Name the entries of the parameters, with their columns where they are known."""
+    features = getattr(data, "feature_names", None)
+    targets = getattr(data, "target_names", None)
+    if not features or not targets:
+        return entries
+    columns = [f"{f} → {t}" for f in features for t in targets] if len(targets) > 1 else features
+    scaled = " per standard deviation" if data.scaling is not None else ""
+    return [
+        f"{entry}, {column}{scaled}" if column else entry
+        for entry, column in zip(entries, [*columns, *[""] * len(targets)], strict=True)
+    ]

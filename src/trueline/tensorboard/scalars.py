@@ -1,0 +1,255 @@
+"""The callback that logs the curves of a training, and notes the way that the parameters took."""
+
+import math
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from numpy.typing import NDArray
+
+from trueline.closed_form import ClosedForm, closed_form
+from trueline.executions.rows import Rows
+from trueline.executions.spans import Execution
+from trueline.hooks import FewHooks
+from trueline.tensorboard.beside import constants, is_cheap, limits, rows_of, too_far
+from trueline.tensorboard.layout import layout
+from trueline.tensorboard.logger import RunLogger
+from trueline.tensorboard.names import (
+    GRADIENT_NORM,
+    RATIO_LIMIT,
+    entries,
+    names,
+    shapes,
+)
+from trueline.tensorboard.walk import Walk, landmarks, next_landmark
+
+POINTS_A_CONSTANT = 10
+"""Points of a curve for each one of a line that does not change; of fewer than a twentieth of the
+points in a chart, TensorBoard takes them for outliers that need not be seen."""
+AT_ONCE = 256
+"""Steps of which the parameters are taken in together."""
+SAVED_AS = "too_far_at"
+"""The entry of a checkpoint with the latest step before which the line had not converged."""
+
+
+class Scalars(FewHooks):
+    """Logs loss, parameters, gradients and lr, every `log_every_n_steps` steps and at the end.
+
+    Beside them come the lines that they are seen against, such as the loss of the closed form.
+
+    Attributes:
+        closed_form: In the units of the training; None where there is none, or as long as it would
+            take a look at many rows.
+    """
+
+    knows_executions = True
+
+    def __init__(self) -> None:
+        self._row: dict[str, float] | None = None
+        self._next_mark = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._walk = Walk()
+        self._seen: list[tuple[int, list[float], bool]] = []
+        self.closed_form: ClosedForm | None = None
+        self._too_far_at: int | None = None
+        self._constants: dict[str, float] = {}
+        self._constants_to = 0
+
+    @property
+    def walk(self) -> Walk:
+        """The parameters before some steps."""
+        self._take_in()
+        return self._walk
+
+    @property
+    def too_far_at(self) -> int | None:
+        """The latest step with a point before which the line had not converged, where known."""
+        self._take_in()
+        return self._too_far_at
+
+    def _take_in(self) -> None:
+        """Take in what was seen step by step, at once: NumPy's time for a call counts once."""
+        seen, self._seen = self._seen, []
+        if seen:
+            steps, rows = (
+                np.array([step for step, *_ in seen]),
+                np.array([row for _, row, _ in seen]),
+            )
+            self._walk.add(steps, rows)
+            points = np.array([point for *_, point in seen])
+            self._note(steps[points], rows[points])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier training."""
+        self._begin()
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note how far a training came before."""
+        step = checkpoint.get(SAVED_AS)
+        self._too_far_at = step if type(step) is int else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lay out the curves, and begin the lines that they are seen against."""
+        self._next_mark = next_landmark(trainer.global_step)
+        if not trainer.logger:
+            return
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.add_custom_scalars(layout(trainer, pl_module))
+        if isinstance(trainer.logger, RunLogger):
+            self._take_over(trainer.logger, pl_module)
+        if _is_checked(trainer):
+            self._constants[RATIO_LIMIT] = 1.0
+        data = rows_of(trainer, pl_module)
+        if data is not None and is_cheap(data):
+            self._look_up(trainer, pl_module)
+            self._log_constants(trainer, trainer.logger)
+
+    def _take_over(self, logger: RunLogger, pl_module: LightningModule) -> None:
+        """Begin with the parameters of the curves that were carried on."""
+        tags = [f"parameters/{name}" for name in names(shapes(dict(pl_module.named_parameters())))]
+        curves = [logger.carried.get(tag, {}) for tag in tags]
+        steps = [step for step in curves[0] if all(step in curve for curve in curves)]
+        if steps:
+            self._walk.add(steps, [[curve[step] for curve in curves] for step in steps])
+
+    def _look_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Work out the closed form and the limits, for as many lines as there are parameters."""
+        data = rows_of(trainer, pl_module)
+        if data is None:
+            return
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = closed_form(data, pl_module.hparams)
+        self.closed_form = found if found and found.unique else None
+        if self.closed_form is not None:
+            self._constants |= constants(self.closed_form)
+        self._constants |= limits(data, pl_module)
+
+    def _log_constants(self, trainer: Trainer, logger: Logger) -> None:
+        """Log the lines that do not change, as far as the training has come."""
+        every = POINTS_A_CONSTANT * trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not self._constants or not every:
+            return
+        steps = list(range(self._constants_to, trainer.global_step, every))
+        _log(logger, [*self._constants], [[*self._constants.values()]] * len(steps), steps)
+        self._constants_to += every * len(steps)
+
+    def log_end(self, trainer: Trainer, pl_module: LightningModule, logger: Logger) -> None:
+        """Log the last point of the lines that do not change."""
+        if self.closed_form is None:
+            self._look_up(trainer, pl_module)
+        self._log_constants(trainer, logger)
+        if self._constants:
+            logger.log_metrics(self._constants, trainer.global_step)
+
+    def watched_steps(self, rows: Rows, first: int, steps: int) -> NDArray[np.int64]:
+        """Return the steps of an execution before which the parameters are to be known."""
+        return landmarks(first, first + steps) - first
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
+        """Note parameters, gradients and lr before the step, when a point is due."""
+        if getattr(pl_module, "execution", None) is not None:
+            return
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        step = trainer.global_step
+        if step % every and step != self._next_mark:
+            return
+        named = dict(pl_module.named_parameters())
+        row = entries("parameters", named)
+        if trainer.logger:
+            self._seen.append((step, [*row.values()], step % every == 0))
+            if len(self._seen) == AT_ONCE:
+                self._take_in()
+        if step == self._next_mark:
+            self._next_mark = next_landmark(step + 1)
+        if step % every == 0:
+            of_step = entries(
+                "gradients", {n: p.grad for n, p in named.items() if p.grad is not None}
+            )
+            row |= of_step
+            row[GRADIENT_NORM] = math.hypot(*of_step.values())
+            row["lr"] = optimizer.param_groups[0]["lr"]
+            self._row, self._step = row, step
+
+    def _note(self, steps: NDArray[np.int64], parameters: NDArray[np.float64]) -> None:
+        """Note up to which of the steps with a point the line has not converged."""
+        if self.closed_form is not None:
+            far = steps[too_far(self.closed_form, parameters)]
+            if len(far):
+                self._too_far_at = int(far[-1])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add the loss and log the point; of an execution, all points within it."""
+        execution = getattr(pl_module, "execution", None)
+        logger = trainer.logger
+        if execution is not None and logger:
+            self._log_points(trainer, pl_module, execution, logger)
+        if self._row is not None and logger:
+            self._row["train/loss"] = pl_module.step_loss.item()  # type: ignore[operator]
+            _log(logger, [*self._row], [[*self._row.values()]], [self._step])
+        self._row = None
+        if logger and self._constants and trainer.global_step > self._constants_to:
+            self._log_constants(trainer, logger)
+
+    def _log_points(
+        self, trainer: Trainer, pl_module: LightningModule, execution: Execution, logger: Logger
+    ) -> None:
+        """Log the points of an execution that are due, and note where it led."""
+        points = execution.points
+        assert points is not None
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        first = trainer.global_step - execution.steps
+        of_entries = names(shapes(dict(pl_module.named_parameters())))
+        tags = [f"{group}/{name}" for group in ("parameters", "gradients") for name in of_entries]
+        tags += [GRADIENT_NORM, "lr", "train/loss"]
+        norms = np.linalg.norm(points.gradients, axis=1)
+        given = points.parameters, points.gradients, norms, points.lrs, points.losses
+        due = (first + points.steps) % every == 0
+        steps = (first + points.steps)[due]
+        _log(logger, tags, np.column_stack(given)[due].tolist(), steps.tolist())
+        self._note(steps, points.parameters[due])
+        self._walk.add(steps, points.parameters[due])
+        marks = landmarks(first, trainer.global_step) - first
+        for piece, at in execution.within(marks):
+            parameters = piece.states(at)[0].flatten(1).cpu().numpy()
+            self._walk.add(first + marks[: len(at)], parameters)
+            marks = marks[len(at) :]
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put on disk what was logged, so that a training can go on from here with whole curves."""
+        if self.too_far_at is not None:
+            checkpoint[SAVED_AS] = self.too_far_at
+        for logger in trainer.loggers:
+            logger.save()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the validation loss at the number of steps taken."""
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if trainer.logger and fitting and "val/loss" in trainer.callback_metrics:
+            loss = trainer.callback_metrics["val/loss"].item()
+            trainer.logger.log_metrics({"val/loss": loss}, trainer.global_step)
+
+
+def _is_checked(trainer: Trainer) -> bool:
+    from trueline.crosscheck import CrossCheck  # which logs by way of this package
+
+    return any(isinstance(callback, CrossCheck) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def _log(logger: Logger, tags: list[str], rows: list[list[float]], steps: list[int]) -> None:
+    """Log points, each of many numbers."""
+    if isinstance(logger, RunLogger):
+        logger.log_points(tags, rows, steps)
+        return
+    for step, row in zip(steps, rows, strict=True):
+        logger.log_metrics(dict(zip(tags, row, strict=True)), step)

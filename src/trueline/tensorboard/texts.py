@@ -1,0 +1,70 @@
+"""What a run came to, in Markdown."""
+
+from typing import Any
+
+from trueline import summary_text
+from trueline.result_table import entries, number, verdict
+
+MOST_ROWS = 200
+"""Of a table of parameters; more are in result.json."""
+
+
+def of_run(result: dict[str, Any]) -> dict[str, str]:
+    """Return the texts of a run by tag, from the entries of `result.json`."""
+    texts = {"report/line": line(result)}
+    if result["crosscheck"]:
+        texts["report/crosscheck"] = crosscheck(result["crosscheck"])
+    for summary in result["summary"] or []:
+        texts[f"summary/{summary['target']}"] = summary_text.markdown(summary)
+    return texts
+
+
+def line(result: dict[str, Any]) -> str:
+    """Lay out the trained line beside its closed form."""
+    best, columns = result["closed_form"] or {}, (result["features"], result["targets"])
+    rows = [
+        [label, number(value), number(expected.get(label))]
+        for name in ("weight", "bias")
+        for expected in [entries(name, best.get(name), *columns)]
+        for label, value in entries(name, result[name], *columns).items()
+    ]
+    left_out = len(rows) - MOST_ROWS
+    rows = [*rows[:MOST_ROWS], ["loss", number(result["loss"]), number(best.get("loss"))]]
+    text = table(["", "trained", "closed form"], rows)
+    facts = [f"{left_out:,} parameters more in result.json"] if left_out > 0 else []
+    if result["n_samples"]:
+        facts.append(f"{result['n_samples']:,} rows")
+    facts.append(f"{result['epochs']:,} epochs, {result['steps']:,} steps, lr {result['lr']:g}")
+    if result["converged"] is not None:
+        far = f"{result['distance']:.2g} of the spread of y from the closed form"
+        facts.append(f"{'converged' if result['converged'] else 'not converged'}: {far}")
+    return "\n".join([text, "", *(f"- {fact}" for fact in facts)])
+
+
+def crosscheck(check: dict[str, Any]) -> str:
+    """Lay out the verdict of the cross-check, and how near each quantity came to its bound."""
+    ratios = check["worst_ratios"] | {"free run": check["free_run"]}
+    rows = [[name, f"{ratio:.3g}", "1"] for name, ratio in ratios.items() if ratio is not None]
+    head = ["quantity", "largest deviation, as a fraction of its bound", "limit"]
+    facts = [f"{check['epochs_counted']:,} epochs whose rows were counted, each row once"]
+    facts = facts if check["epochs_counted"] and check["passed"] else []
+    if check["steps_skipped"]:
+        facts.append(f"{check['steps_skipped']:,} steps skipped by the loss scale")
+    return "\n".join(
+        [f"**{verdict(check)}**", "", table(head, rows), "", *(f"- {fact}" for fact in facts)]
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    r"""Lay out rows in Markdown, numbers to the right.
+
+    Example:
+        >>> print(table(["", "trained"], [["a|b", "1.5"]]))
+        |  | trained |
+        |:--|--:|
+        | a\|b | 1.5 |
+    """
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in [head, *rows]]
+    lines = ["| " + " | ".join(row) + " |" for row in escaped]
+    lines.insert(1, "|:--" + "|--:" * (len(head) - 1) + "|")
+    return "\n".join(lines)
