@@ -1,4 +1,4 @@
-"""The console blocks of a page: each command is run, and must print what the page says it prints."""
+"""The console blocks of a page: each command runs, and must print what the page says it prints."""
 
 import re
 import shlex
@@ -44,7 +44,7 @@ def lines_of(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip() and not line.startswith("epoch ")]
 
 
-def check_commands(text: str, process: Callable[..., Any]) -> list[str]:
+def check_commands(text: str, process: Callable[..., Any]) -> dict[str, Any]:
     """Run the commands of a page one after another in one folder, and compare what they print.
 
     Args:
@@ -52,14 +52,14 @@ def check_commands(text: str, process: Callable[..., Any]) -> list[str]:
         process: Runs `python -m` with the arguments that it is given.
 
     Returns:
-        The first two words of each command.
+        What each command came to.
     """
-    calls = console_calls(text)
-    for command, expected in calls:
-        run = process(*shlex.split(command))
+    runs = {}
+    for command, expected in console_calls(text):
+        run = runs[command] = process(*shlex.split(command))
         assert run.status == 0, run.stderr
         want, found = lines_of("\n".join(expected)), lines_of(run.stdout)
         assert len(found) == len(want), run.stdout
         for line, printed in zip(want, found, strict=True):
             assert same(line, printed), f"{command}\nthe page: {line}\nprinted:  {printed}"
-    return [" ".join(command.split()[:2]) for command, _ in calls]
+    return runs

@@ -69,8 +69,8 @@ def test_page_rungs_take_the_steps_of_the_closed_form(page: Any) -> None:
     assert [math.ceil(steps[0]), round(steps[1], -2)] == [9, 9_700]
 
 
-def test_page_command_prints_what_it_says(process: Callable[..., Any], tmp_path: Path) -> None:
-    assert check_commands(TEXT, process) == ["trueline compare"]
+def test_page_command_prints_what_it_says(process: Callable[..., Any]) -> None:
+    assert len(check_commands(TEXT, process)) == 1
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,9 @@ def compare(epochs: int, folder: Path) -> Path:
 
 def read(directory: Path) -> Comparison:
     """Read the curves from TensorBoard's files, and the distances from `compare.json`."""
-    rows = {row["name"]: row for row in json.loads((directory / "compare.json").read_text())["rows"]}
+    rows = {
+        row["name"]: row for row in json.loads((directory / "compare.json").read_text())["rows"]
+    }
     steps, losses = {}, {}
     for name in LOOKS:
         events = EventAccumulator(str(directory / name), size_guidance={"scalars": 0}).Reload()
@@ -78,7 +80,9 @@ def draw(found: Comparison, path: Path) -> None:
             solid_capstyle="butt",
             label=label + (apart if found.furthest[name] else ""),
         )
-    axes.axhline(found.floor, color="0.5", linestyle="--", label=f"least squares, {found.floor:.4f}")
+    axes.axhline(
+        found.floor, color="0.5", linestyle="--", label=f"least squares, {found.floor:.4f}"
+    )
     axes.set(xscale="log", yscale="log", xlabel="steps taken, plus 1", ylabel="mean squared error")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc=(0.04, 0.13), handlelength=2.5, labelspacing=0.8)
