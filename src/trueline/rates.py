@@ -40,6 +40,9 @@ def best_lr(
         dampening: Of momentum, in [0, 1).
         nesterov: Whether the momentum is Nesterov's.
 
+    Returns:
+        The learning rate, > 0.
+
     Example:
         >>> import numpy as np
         >>> best_lr(Modes(np.array([3.0, 1.0]), np.eye(2)))
@@ -64,6 +67,13 @@ def heavy_ball(found: Modes, dampening: float = 0.0) -> tuple[float, float]:
     `lr = (2/(√L + √μ))²` and `momentum = ((√L − √μ)/(√L + √μ))²`: the distance shrinks by
     `(√κ − 1)/(√κ + 1)` a step, by `(κ − 1)/(κ + 1)` at best without momentum.
 
+    Args:
+        found: The modes of the objective.
+        dampening: Of momentum, in [0, 1).
+
+    Returns:
+        The learning rate, > 0, and the momentum, in [0, 1).
+
     Example:
         >>> import numpy as np
         >>> heavy_ball(Modes(np.array([9.0, 1.0]), np.eye(2)))
@@ -81,8 +91,21 @@ def best_momentum(found: Modes, lr: float, dampening: float = 0.0) -> float:
     Both ends of the spectrum then just swing, or one does and the other one swings more:
     `max(|1 − √(lr·μ)|, |1 − √(lr·L)|)²`.
 
+    Args:
+        found: The modes of the objective.
+        lr: Learning rate, > 0.
+        dampening: Of momentum, in [0, 1).
+
+    Returns:
+        The momentum, in [0, 1).
+
     Raises:
         ValueError: When the learning rate is too large for any momentum, `4/L` or more.
+
+    Example:
+        >>> import numpy as np
+        >>> best_momentum(Modes(np.array([9.0, 1.0]), np.eye(2)), lr=0.25)
+        0.25
     """
     effective = lr * (1 - dampening)
     ends = (abs(1 - math.sqrt(effective * c)) for c in (found.smallest, found.largest))
@@ -121,6 +144,15 @@ def minibatch_lr(
         n_samples: n.
         momentum: In [0, 1).
         dampening: Of momentum, in [0, 1).
+
+    Returns:
+        The learning rate, > 0.
+
+    Example:
+        >>> import numpy as np
+        >>> found = Modes(np.array([4.0, 1.0]), np.eye(2))
+        >>> [minibatch_lr(found, 10.0, batch_size, n_samples=100) for batch_size in (1, 100)]
+        [0.1, 0.25]
     """
     share = (n_samples - batch_size) / (batch_size * max(n_samples - 1, 1))
     curvature = share * steepest + (1 - share) * found.largest
