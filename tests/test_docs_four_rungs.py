@@ -27,12 +27,14 @@ BLOCKS = blocks(PAGE)
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[tuple[dict[str, Any], list[list[str]]]]:
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Run the page once; return its names, and what each block printed."""
     names: dict[str, Any] = {}
+    folder = tmp_path_factory.mktemp("page")
     with torch.random.fork_rng(devices=[]), pytest.MonkeyPatch.context() as patch:
-        patch.chdir(Path(__file__).parent)  # a training that logged would be seen there
+        patch.chdir(folder)
         yield names, [run(block.code, names, PAGE) for block in BLOCKS]
+    assert not list(folder.iterdir())
 
 
 # Lightning's own, on machines with more cores than these.
