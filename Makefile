@@ -4,7 +4,7 @@ BIN := .venv/bin
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: fit compare crosscheck test test-browser pictures lint alarms kills cost threads bench bench-tables bench-gpu tensorboard clean
+.PHONY: fit compare crosscheck test test-browser pictures docs lint alarms kills cost threads bench bench-tables bench-gpu tensorboard clean
 
 fit: .venv/installed            ## train the article's 15 points
 	$(BIN)/trueline fit
@@ -55,8 +55,12 @@ bench-gpu: .venv/installed-test ## the same on a GPU, if there is one
 tensorboard: .venv/installed    ## look at the runs in lightning_logs
 	$(BIN)/tensorboard --logdir lightning_logs
 
-clean:                          ## remove the environment and caches, keep the runs
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+docs: .venv/installed-docs      ## the pages of docs/ as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "open site/index.html"
+
+clean:                          ## remove the environment, caches and site, keep the runs
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Trueline needs Python 3.11 or newer, found %s; try make PYTHON=python3.11" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

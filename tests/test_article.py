@@ -4,13 +4,9 @@ The numbers themselves are then held against sums done by hand, closed forms, an
 PyTorch's and all four rungs, so that the page is right and not only repeatable.
 """
 
-import contextlib
 import inspect
-import io
 import json
 import math
-import re
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,43 +16,13 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from page_blocks import Block, blocks, run
+
 PAGE = Path(__file__).parent.parent / "docs" / "article.md"
-SHOWN = "#> "
 SEED = torch.random.seed
 
 
-class Block(NamedTuple):
-    """A block of Python on the page, and what the page says it prints."""
-
-    name: str
-    code: str
-    expected: list[str]
-
-
-def blocks(text: str) -> list[Block]:
-    """Return the Python blocks in order, named by section and line, at their own line numbers."""
-    found = []
-    for match in re.finditer(r"^```python\n(.*?)^```$", text, re.M | re.S):
-        before = text[: match.start(1)]
-        section = (re.findall(r"^## (\d)", before, re.M) or ["0"])[-1]
-        line = before.count("\n")
-        expected = [s.removeprefix(SHOWN) for s in match[1].splitlines() if s.startswith(SHOWN)]
-        found.append(Block(f"section{section}-line{line + 1}", "\n" * line + match[1], expected))
-    return found
-
-
-def run(code: str, namespace: dict[str, Any]) -> list[str]:
-    """Run a block; return what it prints, and of an error the last line, as Python shows it."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        try:
-            exec(compile(code, str(PAGE), "exec"), namespace)
-        except Exception as error:
-            print(traceback.format_exception_only(error)[-1], end="")
-    return printed.getvalue().splitlines()
-
-
-BLOCKS = blocks(PAGE.read_text("utf-8"))
+BLOCKS = blocks(PAGE)
 
 
 class Ran(NamedTuple):
@@ -72,7 +38,7 @@ def page() -> Iterator[Ran]:
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         patch.setattr(torch.random, "seed", SEED)
-        yield Ran(names, {block.name: run(block.code, names) for block in BLOCKS})
+        yield Ran(names, {block.name: run(block.code, names, PAGE) for block in BLOCKS})
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +155,7 @@ UNINDENTED = "IndentationError: expected an indented block after '{}' statement 
     ids=["heading-loop", "for", "with", "epochs", "numpy"],
 )
 def test_article_smaller_faults_end_as_the_page_says(code: str, printed: list[str]) -> None:
-    assert run(code, {}) == printed
+    assert run(code, {}, PAGE) == printed
 
 
 def test_article_empty_predictions_are_never_read(page: Ran) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planted_bugs import PLANTED
 from trueline.crosscheck import CrossCheck
 from trueline.crosscheck.matrix import print_head, print_notes, print_row
 from trueline.crosscheck.refusals import FOLLOWED
@@ -44,6 +45,10 @@ def test_page_tells_how_wide_the_bound_is() -> None:
     assert gamma(100_000, SINGLE) == pytest.approx(0.006, rel=0.01)
     assert gamma(16_700_000, SINGLE) < np.inf
     assert gamma(16_800_000, SINGLE) == np.inf
+
+
+def test_page_counts_the_planted_bugs() -> None:
+    assert re.findall(r"(\S+) planted errors", WORDS) == [str(len(PLANTED))]
 
 
 def power_of_two(cell: str) -> float:

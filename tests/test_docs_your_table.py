@@ -2,14 +2,13 @@
 
 import csv
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from test_readme import console_calls, lines_of, same
+from page_commands import check_commands
 
 PAGE = (Path(__file__).parent.parent / "docs/your_table.md").read_text("utf-8")
 TABLES = dict(
@@ -22,18 +21,12 @@ def test_page_prints_what_it_says(
 ) -> None:
     for name, text in TABLES.items():
         (tmp_path / name).write_text(text)
-    for command, expected in console_calls(PAGE):
-        run = process(*shlex.split(command))
-        assert run.status == 0, run.stderr
-        want, found = lines_of("\n".join(expected)), lines_of(run.stdout)
-        assert len(found) == len(want), run.stdout
-        for line, printed in zip(want, found, strict=True):
-            assert same(line, printed), f"{command}\nPAGE:    {line}\nprinted: {printed}"
+    runs = check_commands(PAGE, process)
     assert (tmp_path / "lightning_logs/version_0/result.json").exists()
     with (tmp_path / "new-prices.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == ["n1", "n2"]
-    best = run.result("version_0")["closed_form"]
+    best = next(iter(runs.values())).result()["closed_form"]
     gas, area, rooms = 1.0, 80.0, 3.0
     by_hand = sum(w * x for w, x in zip(best["weight"], [area, rooms, 0.0, gas], strict=True))
     assert float(rows[0]["prediction"]) == pytest.approx(by_hand + best["bias"], rel=1e-6)

@@ -1,8 +1,10 @@
 """A training stopped by Ctrl-C or SIGTERM says so, and how to go on."""
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +15,12 @@ from trueline.lightning_cli import TruelineCLI
 
 
 class Interrupt(Callback):
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, step: int = 30) -> None:
         self.number = number
+        self.step = step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == 30:
+        if trainer.global_step == self.step:
             os.kill(os.getpid(), self.number)
 
 
@@ -67,3 +70,20 @@ def test_interrupted_run_says_how_to_go_on(
     whole = cli(*fit)
     assert again.result("version_1")["steps"] == whole.result("version_2")["steps"] == 40
     assert again.result("version_1")["weight"] == whole.result("version_2")["weight"]
+
+
+def test_interrupted_run_says_what_the_page_shows(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parent.parent / "docs/same_numbers.md").read_text("utf-8")
+    (shown,) = re.findall(r"^trueline: error: interrupted by .*$", page, re.M)
+    (step,) = re.findall(r"after step (\d+)", shown)
+    callbacks = TruelineCLI.callbacks
+
+    def interrupted(self: TruelineCLI, given: list[Callback]) -> list[Callback]:
+        return [*callbacks(self, given), Interrupt(signal.SIGINT, int(step))]
+
+    monkeypatch.setattr(TruelineCLI, "callbacks", interrupted)
+    run = cli("fit", "--trainer.max_epochs=1000")
+    assert run.status == 1
+    assert run.stderr.strip() == shown

@@ -1,7 +1,8 @@
 """What stock Lightning gets wrong, and Trueline gets right: each by really running both.
 
-The table is the one in the README, to the letter. All rows train on the article's 15 points, but
-for the mean over uneven processes and the epoch loss, which need losses known beforehand.
+The table is the one in docs/crosscheck.md, to the letter. All rows train on the article's 15
+points, but for the mean over uneven processes and the epoch loss, which need losses known
+beforehand.
 """
 
 import json
@@ -274,7 +275,7 @@ def test_stock_lightning_errs_as_said(row: Row, place: Place) -> None:
     found = row.run_stock(place)
     assert found == row.stock, (
         f"Lightning {lightning.__version__} gives {found} where {TESTED} gave {row.stock}: "
-        "where that is mended, take the row out of here and out of README.md"
+        "where that is mended, take the row out of here and out of docs/crosscheck.md"
     )
 
 
@@ -287,10 +288,10 @@ def test_trueline_is_right(row: Row, place: Place) -> None:
     assert row.run_ours(place) == row.ours
 
 
-def test_readme_shows_this_table() -> None:
+def test_page_shows_this_table() -> None:
     [section] = re.findall(
         r"^## What stock Lightning gets wrong\n(.*?)(?=^## |\Z)",
-        (ROOT / "README.md").read_text("utf-8"),
+        (ROOT / "docs/crosscheck.md").read_text("utf-8"),
         re.M | re.S,
     )
     lines = [line for line in section.splitlines() if line.startswith("|")]

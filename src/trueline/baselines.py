@@ -26,6 +26,13 @@ def train_autograd(
 
     Returns:
         Loss and parameters before each step and at the end.
+
+    Example:
+        >>> from trueline.reference.article import X, y
+        >>> x, y = torch.tensor(X[:, 0]).double(), torch.tensor(y).double()
+        >>> trace = train_autograd(x, y, weight=0.0, bias=0.0, lr=0.001, epochs=1)
+        >>> trace.weight[-1].round(4), trace.bias[-1].round(4)
+        (array([1.6427]), np.float64(0.1184))
     """
     w = torch.tensor(weight, dtype=X.dtype, requires_grad=True)
     b = torch.tensor(bias, dtype=X.dtype, requires_grad=True)
@@ -50,7 +57,26 @@ def train_autograd(
 def train_builtin(
     X: Tensor, y: Tensor, weight: float, bias: float, lr: float, epochs: int
 ) -> Trace:
-    """Train with `MSELoss` and `optim.SGD`; arguments and result as for `train_autograd`."""
+    """Train with `MSELoss` and `optim.SGD`.
+
+    Args:
+        X: One feature, shape (n_samples,), floating; its dtype is that of the training.
+        y: Targets, shape (n_samples,), in the same dtype.
+        weight: Initial weight.
+        bias: Initial bias.
+        lr: Learning rate, > 0.
+        epochs: Full-batch steps to take.
+
+    Returns:
+        Loss and parameters before each step and at the end.
+
+    Example:
+        >>> from trueline.reference.article import X, y
+        >>> x, y = torch.tensor(X[:, 0]).double(), torch.tensor(y).double()
+        >>> trace = train_builtin(x, y, weight=0.0, bias=0.0, lr=0.001, epochs=1)
+        >>> trace.weight[-1].round(4), trace.bias[-1].round(4)
+        (array([1.6427]), np.float64(0.1184))
+    """
     w = torch.tensor(weight, dtype=X.dtype, requires_grad=True)
     b = torch.tensor(bias, dtype=X.dtype, requires_grad=True)
     optimizer = torch.optim.SGD([w, b], lr=lr)

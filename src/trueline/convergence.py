@@ -74,6 +74,9 @@ def modes(rows: Triangle, l2: float = 0.0, weight_decay: float = 0.0) -> Modes:
         l2: Strength of the L2 penalty, ≥ 0.
         weight_decay: Of the optimizer, ≥ 0.
 
+    Returns:
+        The modes, the stiffest first.
+
     Example:
         >>> from trueline.reference import article
         >>> from trueline.reference.triangle import triangle

@@ -48,6 +48,9 @@ def intervals(rows: Triangle, X: ArrayLike, level: float = 0.95) -> Intervals:
         X: New rows, shape (n_rows, n_features).
         level: Of both intervals, in (0, 1).
 
+    Returns:
+        The predictions and both intervals, row by row.
+
     Raises:
         ValueError: When X has other columns than the rows, the level is out of range, or no more
             rows than parameters leave nothing to estimate the residuals by.

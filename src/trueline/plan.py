@@ -156,6 +156,18 @@ def make_plan(
         bytes_: Of the rows in memory.
         seconds: For reading all rows once.
         raw: Before they were standardised, if they were.
+
+    Returns:
+        The plan, with the settings that were asked for and those that would be faster.
+
+    Example:
+        >>> from trueline.reference import article
+        >>> from trueline.reference.triangle import triangle
+        >>> from trueline.module import LinearRegression
+        >>> rows, zero = triangle(article.X, article.y), Line(np.zeros(1), np.zeros(()))
+        >>> plan = make_plan(rows, zero, LinearRegression(lr=0.001).hparams)
+        >>> round(plan.largest_stable_lr, 6), plan.trainings["asked"].epochs
+        (0.004938, 29852)
     """
     l2, decay, momentum = h["l2"], h["weight_decay"], h["momentum"]
     damped = {name: h[name] for name in ("dampening", "nesterov")}

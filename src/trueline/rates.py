@@ -43,6 +43,9 @@ def best_lr(
         dampening: Of momentum, in [0, 1).
         nesterov: Whether the momentum is Nesterov's.
 
+    Returns:
+        The learning rate, > 0.
+
     Example:
         >>> import numpy as np
         >>> best_lr(Modes(np.array([3.0, 1.0]), np.eye(2)))
@@ -78,6 +81,9 @@ def heavy_ball(
         dampening: Of momentum, in [0, 1).
         steps: That there will be; as many as it takes unless given.
 
+    Returns:
+        The learning rate, > 0, and the momentum, in [0, 1).
+
     Example:
         >>> import numpy as np
         >>> heavy_ball(Modes(np.array([9.0, 1.0]), np.eye(2)))
@@ -98,8 +104,21 @@ def best_momentum(found: Modes, lr: float, dampening: float = 0.0) -> float:
     Both ends of the spectrum then just swing, or one does and the other one swings more:
     `max(|1 − √(lr·μ)|, |1 − √(lr·L)|)²`.
 
+    Args:
+        found: The modes of the objective.
+        lr: Learning rate, > 0.
+        dampening: Of momentum, in [0, 1).
+
+    Returns:
+        The momentum, in [0, 1).
+
     Raises:
         ValueError: When the learning rate is too large for any momentum, `4/L` or more.
+
+    Example:
+        >>> import numpy as np
+        >>> best_momentum(Modes(np.array([9.0, 1.0]), np.eye(2)), lr=0.25)
+        0.25
     """
     effective = lr * (1 - dampening)
     ends = (abs(1 - math.sqrt(effective * c)) for c in (found.smallest, found.largest))
@@ -138,6 +157,15 @@ def minibatch_lr(
         n_samples: n.
         momentum: In [0, 1).
         dampening: Of momentum, in [0, 1).
+
+    Returns:
+        The learning rate, > 0.
+
+    Example:
+        >>> import numpy as np
+        >>> found = Modes(np.array([4.0, 1.0]), np.eye(2))
+        >>> [minibatch_lr(found, 10.0, batch_size, n_samples=100) for batch_size in (1, 100)]
+        [0.1, 0.25]
     """
     share = (n_samples - batch_size) / (batch_size * max(n_samples - 1, 1))
     curvature = share * steepest + (1 - share) * found.largest

@@ -33,7 +33,15 @@ MOST_REFINEMENTS = 4
 
 
 class Rule(NamedTuple):
-    """The update rule of `torch.optim.SGD` and the L2 penalty, as far as they are affine."""
+    """The update rule of `torch.optim.SGD` and the L2 penalty, as far as they are affine.
+
+    Args:
+        momentum: In [0, 1).
+        dampening: Of momentum, in [0, 1].
+        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: Of all parameters, ≥ 0.
+        l2: Strength of the L2 penalty, ≥ 0, which leaves the bias out.
+    """
 
     momentum: float = 0.0
     dampening: float = 0.0
@@ -138,6 +146,13 @@ def step_maps(
 
     Returns:
         Shape (K, q + T, q + T), with q = 2p where there is momentum and p otherwise.
+
+    Example:
+        >>> slope = torch.tensor([[[4.0, -2.0]]]).double()  # of 2δ² − 2δ, as it acts on [δ; 1]
+        >>> one, zero = torch.ones(1).double(), torch.zeros(1, 1).double()
+        >>> step_maps(slope, one, zero, 0.25 * one, Rule())  # δ ← 0·δ + 0.5
+        tensor([[[0.0000, 0.5000],
+                 [0.0000, 1.0000]]], dtype=torch.float64)
     """
     workspace = workspace or Workspace()
     p, T = origin.shape
@@ -287,6 +302,11 @@ class Repeated:
     Args:
         matrix: The map, shape (q + T, q + T).
         steps: K.
+
+    Example:
+        >>> half_and_one = torch.tensor([[0.5, 1.0], [0.0, 1.0]]).double()
+        >>> Repeated(half_and_one, 3).states(torch.zeros(1, 1).double()).ravel()
+        tensor([0.0000, 1.0000, 1.5000, 1.7500], dtype=torch.float64)
     """
 
     def __init__(self, matrix: Tensor, steps: int) -> None:
@@ -382,8 +402,20 @@ def polished(maps: Composed | Repeated, start: Tensor) -> Tensor:
     left of an error is the share that it was of the states, so that one is enough but where maps
     come near to growing, as with the momentum that suits columns which nearly depend on others.
 
+    Args:
+        maps: Of the steps.
+        start: `[δ; v]` before the first step, shape (q, T).
+
+    Returns:
+        The states before each step and after the last, shape (K + 1, q, T).
+
     References:
         Higham, "Accuracy and Stability of Numerical Algorithms" (2002), section 12.1.
+
+    Example:
+        >>> half_and_one = torch.tensor([[0.5, 1.0], [0.0, 1.0]]).double()
+        >>> polished(Repeated(half_and_one, 3), torch.zeros(1, 1).double()).ravel()
+        tensor([0.0000, 1.0000, 1.5000, 1.7500], dtype=torch.float64)
     """
     states = maps.states(start)
     for _ in range(MOST_REFINEMENTS):

@@ -131,6 +131,9 @@ def summarise(
         target_names: One for each column of y.
         level: Of the confidence intervals, in (0, 1).
 
+    Returns:
+        A summary for each target, in their order.
+
     Raises:
         ValueError: When the names do not fit the rows, the level is out of range, or the rows are
             not finite.

@@ -43,6 +43,16 @@ def mean_squared_error(
 ) -> float:
     """Return the loss `mean(r²)`, with no factor ½; a weighted mean where rows have weights.
 
+    Args:
+        X: Features, shape (n_samples, n_features).
+        y: Targets, shape (n_samples,) or (n_samples, n_targets).
+        weight: Shape (n_features,) or (n_features, n_targets).
+        bias: Shape () or (n_targets,).
+        sample_weight: How much each row counts, shape (n_samples,), > 0; alike unless given.
+
+    Returns:
+        The loss, ≥ 0.
+
     Example:
         >>> X, y, weight = np.array([[1.0], [2.0]]), np.array([3.0, 5.0]), np.array([2.0])
         >>> mean_squared_error(X, y, weight, bias=0.0)
@@ -62,6 +72,13 @@ def gradient(
 
     `∂/∂weight = 2·Xᵀ(s∘r)` and `∂/∂bias = 2·Σs∘r`, where s is the share of each residual in the
     mean: 1/N for N residuals without sample weights.
+
+    Args:
+        X: Features, shape (n_samples, n_features).
+        y: Targets, shape (n_samples,) or (n_samples, n_targets).
+        weight: Shape (n_features,) or (n_features, n_targets).
+        bias: Shape () or (n_targets,).
+        sample_weight: How much each row counts, shape (n_samples,), > 0; alike unless given.
 
     Returns:
         The gradients by weight and by bias, each in its parameter's shape.

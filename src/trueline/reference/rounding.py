@@ -116,6 +116,12 @@ def least_squares_bound(
     Returns:
         Bounds on the losses, shape (n_steps,), and on the gradients by `weight`, in its shape, and
         by `bias`, shape (n_steps, n_targets).
+
+    Example:
+        >>> X, y, zero = np.ones((1, 2, 1)), np.ones((1, 2, 1)), np.zeros((1, 1, 1))
+        >>> loss, _ = least_squares_bound(X, y, 0.5, zero, zero, 0.0, 0.0, unit_roundoff=2.0**-53)
+        >>> bool(0 < loss[0] < 1e-14)
+        True
     """
     n_features, n = X.shape[2], y.shape[1] * y.shape[2]
     magnitude, size = np.abs(X), np.abs(weight)

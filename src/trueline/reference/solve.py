@@ -119,7 +119,21 @@ def largest_stable_lr(
 def stable_lr(
     curvature: float, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False
 ) -> float:
-    """Return `largest_stable_lr` for the largest eigenvalue of the objective's Hessian."""
+    """Return the learning rate above which full-batch SGD diverges, as `largest_stable_lr` does.
+
+    Args:
+        curvature: The largest eigenvalue λmax of the objective's Hessian, > 0.
+        momentum: In [0, 1).
+        dampening: Of momentum, in [0, 1].
+        nesterov: Whether the momentum is Nesterov's.
+
+    Returns:
+        The limit, > 0; inf where nothing diverges.
+
+    Example:
+        >>> stable_lr(4.0), stable_lr(4.0, momentum=0.5)
+        (0.5, 0.75)
+    """
     if nesterov:
         return 2 * (1 + momentum) / ((1 + 2 * momentum) * curvature)
     if momentum and dampening == 1:

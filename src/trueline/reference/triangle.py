@@ -212,6 +212,18 @@ def triangle(
         X: Features, shape (n_samples, n_features), any real dtype.
         y: Targets, shape (n_samples,) or (n_samples, n_targets); zeros unless given.
         sample_weight: How much each row counts, shape (n_samples,), > 0; alike unless given.
+
+    Returns:
+        The triangle, from which all closed forms come.
+
+    Raises:
+        ValueError: When there are no rows.
+
+    Example:
+        >>> rows = triangle([[1.0], [2.0], [3.0]], [3.0, 5.0, 7.0])
+        >>> line = rows.least_squares()
+        >>> line.weight.round(9), line.bias.round(9)
+        (array([2.]), np.float64(1.0))
     """
     return triangle_of([(X, y, sample_weight)])
 
@@ -219,8 +231,20 @@ def triangle(
 def triangle_of(blocks: Iterable[Block]) -> Triangle:
     """Factor rows that come some at a time: the same, to the bit, as of all at once.
 
+    Args:
+        blocks: Of X, y and sample_weight, each as `triangle` takes them.
+
+    Returns:
+        The triangle of all rows.
+
     Raises:
         ValueError: When there are no rows, or some with other columns.
+
+    Example:
+        >>> parts = triangle_of([([[1.0]], [3.0], None), ([[2.0]], [5.0], None)])
+        >>> whole = triangle([[1.0], [2.0]], [3.0, 5.0])
+        >>> bool((parts.R == whole.R).all()), parts.n_samples
+        (True, 2)
     """
     rows = FactoredRows()
     for X, y, sample_weight in blocks:
@@ -236,8 +260,20 @@ def merged(one: Triangle, other: Triangle) -> Triangle:
     Both are written about the mean of all rows first: `[1, x − c] = [1, x − c′]` with `c′ − c`
     times the column of ones added to the rest, which changes the first row of R alone.
 
+    Args:
+        one: Of some rows.
+        other: Of others with the same columns.
+
+    Returns:
+        The triangle of all of them.
+
     Raises:
         ValueError: When they have different columns.
+
+    Example:
+        >>> one, other = triangle([[1.0], [2.0]], [3.0, 5.0]), triangle([[3.0]], [7.0])
+        >>> merged(one, other).least_squares().weight.round(9)
+        array([2.])
     """
     check_same(*(Columns(t.columns - 1, t.n_targets, t.single) for t in (one, other)))
     parts = (one, other)

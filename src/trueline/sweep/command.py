@@ -31,8 +31,8 @@ leaves a run of its own in lightning_logs/sweep_N, which TensorBoard compares un
   --over NAME=LOW..HIGH a range to draw from, such as --over model.lr=1e-4..1e-1; evenly by the
                         logarithm where it spans a factor of 10, or as :linear and :log say
   --trials N            how many; all combinations, or 20 where there is a range, unless given
-  --metric NAME         what is to be small: {metrics}; unless given val_loss
-                        where rows are held out, else loss
+  --metric NAME         what is to be small: {metrics};
+                        val_loss where rows are held out, else loss, unless given
   --jobs N              trainings at a time; one for each core unless given
   --seed N              of what is drawn from ranges; 0 unless given
   --resume DIR          go on with a sweep that was stopped; last is the newest one
@@ -61,7 +61,7 @@ def sweep(arguments: list[str]) -> None:
         print(USAGE.format(metrics=", ".join(METRICS)), end="")
         return
     try:
-        from trueline.sweep.study import Study, check_journal
+        from trueline.sweep.study import FACTS, Study, check_journal
     except ImportError as error:
         raise RequestError(
             f"sweep: expected the package {error.name}, which is not installed; "
@@ -81,7 +81,7 @@ def sweep(arguments: list[str]) -> None:
     for one in swept:
         print(one)
     print(f"{plan['trials']:,} trials, {plan['jobs']} at a time, for the least {plan['metric']}\n")
-    rows = [trial.user_attrs["facts"] for trial in study.ended()]
+    rows = [trial.user_attrs[FACTS] for trial in study.ended()]
     with _stopped_by_sigterm():
         try:
             _run(study, plan, folder, rows)

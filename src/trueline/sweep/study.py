@@ -19,6 +19,8 @@ from trueline.sweep.swept import Range, Swept, Values, grid
 
 NAME = "sweep"
 JOURNAL = "study.log"
+FACTS = "facts"
+"""The attribute of a trial that holds what it came to."""
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -54,21 +56,22 @@ class Study:
         running = self._study.get_trials(states=(TrialState.RUNNING,))
         self.stopped = [trial.number for trial in running]
         self._again = [self.options(trial) for trial in running]
-        for number in self.stopped:
-            self._study.tell(number, state=TrialState.PRUNED)
+        for number in self.stopped:  # which the estimator then does not learn from
+            self._study.tell(number, state=TrialState.FAIL)
 
     def ended(self) -> list[FrozenTrial]:
-        """Return the trials that have ended, well or not."""
-        return self._study.get_trials(states=ENDED)
+        """Return the trials that have ended by themselves, well or not."""
+        return [
+            trial for trial in self._study.get_trials(states=ENDED) if FACTS in trial.user_attrs
+        ]
 
     def left(self) -> int:
         """Return how many trials are still to be begun."""
-        begun = self._study.get_trials(states=(*ENDED, TrialState.RUNNING))
-        return self.trials - len(begun)
+        return self.trials - self._begun()
 
     def ask(self) -> Trial:
         """Begin a trial, and say by its `params` what it is to try."""
-        number = len(self._study.get_trials(deepcopy=False))
+        number = self._begun()
         if self._again:
             self._study.enqueue_trial(self._again.pop(0))
         elif self._grid is not None:
@@ -86,11 +89,14 @@ class Study:
             value: Of what is minimised; None of a trial that failed.
             facts: What is known of it, as plain values.
         """
-        trial.set_user_attr("facts", facts)
+        trial.set_user_attr(FACTS, facts)
         if value is None:
             self._study.tell(trial, state=TrialState.FAIL)
         else:
             self._study.tell(trial, value)
+
+    def _begun(self) -> int:
+        return len(self.ended()) + len(self._study.get_trials(states=(TrialState.RUNNING,)))
 
     def options(self, trial: FrozenTrial | Trial) -> dict[str, Any]:
         """Return what a trial tries, by option."""
