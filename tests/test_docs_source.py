@@ -12,10 +12,10 @@ TREE = PAGE.split("src/trueline/\n")[1].split("```")[0]
 NAMED = set(re.findall(r"[\w/]+\.(?:py|yaml)", TREE))
 
 
-@pytest.mark.parametrize(
-    "package",
-    ["reference", "crosscheck", "checkpoints", "tables", "export", "tensorboard", "sweep"],
-)
+PACKAGES = ["reference", "crosscheck", "checkpoints", "tables", "export", "tensorboard", "sweep"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_tree_has_the_files_of_a_package(package: str) -> None:
     names = []
     for line in TREE.split(f"  {package}/")[1].split("\n")[1:]:

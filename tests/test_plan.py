@@ -17,7 +17,7 @@ from conftest import Run
 from trueline.crosscheck import CrossCheck
 from trueline.data import DummyData, RegressionData
 from trueline.errors import RequestError
-from trueline.forecast import forecast
+from trueline.forecast import expected_seconds, forecast
 from trueline.module import LinearRegression
 from trueline.plan import Plan, dependent, make_plan
 from trueline.reference import article
@@ -299,3 +299,14 @@ def test_data_that_plans_epochs_is_trained_on_as_long_as_it_needs(cli: Callable[
     assert "3" in again.stderr
     cli("fit", data, "--data.batch_size=5", *auto, *QUIET)
     assert run.result("version_2")["epochs"] == 10
+
+
+@pytest.mark.parametrize("batch_size", [None, 32])
+def test_expected_time_grows_with_rows_and_epochs(batch_size: int | None) -> None:
+    def data(n: int) -> RegressionData:
+        return RegressionData(np.ones((n, 10)), np.ones(n), batch_size)
+
+    one = expected_seconds(data(10_000), 0.0, 100)
+    assert expected_seconds(data(10_000), 0.9, 100) > one > 0
+    assert expected_seconds(data(100_000), 0.0, 100) > (5 if batch_size else 1) * one
+    assert expected_seconds(data(10_000), 0.0, 1000) > 2 * one

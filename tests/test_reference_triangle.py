@@ -125,3 +125,10 @@ def test_columns_that_the_summary_tells_apart_have_a_closed_form() -> None:
     # They were dependent by a bound that grew with the rows, and not with their root.
     line = t.least_squares()
     assert line.weight == pytest.approx(independent(t).parameters[1:, 0], rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["y", "sample_weight"])
+def test_rows_that_are_fewer_are_refused(name: str) -> None:
+    given = {"y": [1.0, 2.0], "sample_weight": [1.0, 1.0]} | {name: [1.0]}
+    with pytest.raises(ValueError, match=f"expected {name} with as many rows as X, 2; found 1"):
+        triangle([[1.0], [2.0]], **given)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 from trueline.convergence import modes
@@ -19,6 +20,9 @@ ROOM = 1.02
 """How many times the epochs that are needed a training gets: rounding may cost it some."""
 MOST_EPOCHS = 1_000_000
 """Of a training whose length the data decides; the plan advises what would be shorter."""
+STEP, OPERATION, BYTE = 2e-6, 2e-11, 4e-10
+"""Seconds that a step takes with its cross-check, that an operation of it does, and that a byte of
+the rows does in an epoch: on a machine with two cores."""
 BATCHED_EPOCHS = 10
 """Of a training by mini-batches: it comes near the line in few passes, and then wanders."""
 
@@ -44,11 +48,12 @@ def forecast(data: Any, model: LinearRegression, accuracy: float = 1e-6) -> Plan
     seconds = time.perf_counter() - begin
     if not math.isfinite(rows.curvature()):
         raise RequestError("--data: expected rows whose squares are numbers; scale the data")
+    h: Any = model.hparams
     start = Line(*(p.detach().cpu().double().numpy() for p in (model.weight, model.bias)))
-    return make_plan(
+    plan = make_plan(
         rows,
         start,
-        model.hparams,
+        h,
         data.batch_size,
         accuracy,
         getattr(data, "feature_names", None) or (),
@@ -56,6 +61,29 @@ def forecast(data: Any, model: LinearRegression, accuracy: float = 1e-6) -> Plan
         seconds,
         data.triangle,
     )
+    epochs = plan.trainings["asked"].epochs
+    if epochs is None:
+        return plan
+    return replace(plan, training_seconds=expected_seconds(data, h["momentum"], epochs))
+
+
+def expected_seconds(data: RegressionData, momentum: float, epochs: int) -> float:
+    """Return about how long a training takes: what it counts, at the pace of an ordinary machine.
+
+    Args:
+        data: That is trained on.
+        momentum: Of the optimizer.
+        epochs: Of the training.
+    """
+    width = data.n_features + 1 + data.n_targets
+    state = width + bool(momentum) * (data.n_features + 1)
+    row = 8 * width  # bytes
+    if data.batch_size in (None, data.n_samples):
+        # The rows are read once for all steps, and the powers of one map applied to the states.
+        return epochs * (STEP + 40 * state**2 * OPERATION) + data.n_samples * row * BYTE
+    batch = data.batch_size or 1
+    each = STEP + (2 * state**3 + batch * width**2) * OPERATION + batch * row * BYTE
+    return epochs * data.steps_per_epoch * each
 
 
 def tune(data: Any, model: LinearRegression, epochs: int) -> None:

@@ -61,6 +61,7 @@ class Plan:
         trainings: By what they are: `asked`; `best lr`, with the momentum that was asked for; `best
             lr and momentum`; `standardised`, the best lr and momentum for standardised columns. But
             for `asked`, all of full batches.
+        training_seconds: About how long the training takes that was asked for, where it converges.
     """
 
     n_samples: int
@@ -76,6 +77,7 @@ class Plan:
     constant: list[str]
     collinear: list[str]
     trainings: dict[str, Training]
+    training_seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON has words for it: infinities are None, advice is added."""
@@ -121,6 +123,7 @@ class Plan:
             "condition": f"{self.condition:.4g}; with standardised columns "
             f"{self.condition_standardised:.4g}",
             "largest lr": f"{self.largest_stable_lr:.4g}; the full batch diverges above it",
+            "time": _about(self.training_seconds),
             "constant": _listed(self.constant),
             "collinear": _listed(self.collinear),
         }
@@ -245,6 +248,13 @@ def _gain(new: Training, old: float) -> str:
     """Say how much shorter a training becomes."""
     place = "no end" if math.isinf(old) else f"{old:,}"
     return f"{new.epochs:,} epoch{'s' * (new.epochs != 1)} in the place of {place}"
+
+
+def _about(seconds: float | None) -> str:
+    """Say how long a training takes, to one digit."""
+    if seconds is None:
+        return ""
+    return "under 0.1 s of training" if seconds < 0.1 else f"some {seconds:.1g} s of training"
 
 
 def _momentum(momentum: float) -> str:

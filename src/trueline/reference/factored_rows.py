@@ -80,11 +80,18 @@ class FactoredRows:
         """Add rows, see `triangle.triangle`; where only some have weights, the others count 1.
 
         Raises:
-            ValueError: When they have other columns than the rows before.
+            ValueError: When they have other columns than the rows before, or not as many rows as
+                each other.
         """
         X = np.asarray(X)
         n_samples, n_features = X.shape
         y = np.zeros(n_samples) if y is None else np.asarray(y)
+        for name, given in (("y", y), ("sample_weight", sample_weight)):
+            if given is not None and len(np.asarray(given)) != n_samples:
+                raise ValueError(
+                    f"expected {name} with as many rows as X, {n_samples}; found "
+                    f"{len(np.asarray(given))}; give one for each row"
+                )
         targets = y[:, None] if y.ndim == 1 else y
         columns = Columns(n_features, targets.shape[1], y.ndim == 1)
         if not hasattr(self, "columns"):

@@ -39,7 +39,7 @@ def print_end(rows: list[dict[str, Any]], plan: dict[str, Any], folder: Path) ->
     print()
     if best:
         measured = ["loss", *([plan["metric"]] if plan["metric"] != "loss" else [])]
-        measured += [name for name in ("epochs_to_converge", "worst_ratio") if name not in measured]
+        measured += [name for name in ("epochs_to_converge",) if name not in measured]
         names = list(best[0]["options"])
         heads = ["trial", *(name.rpartition(".")[2] for name in names), *measured]
         table = [
