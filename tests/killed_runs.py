@@ -379,8 +379,9 @@ def history(directory: Path) -> dict[str, list[tuple[int, float | bytes | None]]
 
 
 def _content(value: Any) -> float | bytes | None:
-    # Hyperparameters come with the time at which they were written.
-    if value.tag.startswith("_hparams_/"):
+    # Hyperparameters come with the time at which they were written, and of a run that went on, the
+    # path in the figures begins with the points that its curves had.
+    if value.tag.startswith(("_hparams_/", "figures/")):
         return None
     found = make_ndarray(value.tensor).item()
     return found if isinstance(found, bytes) else float(found)

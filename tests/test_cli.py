@@ -104,7 +104,7 @@ def test_version_and_no_arguments_answer_in_a_line(cli: Cli) -> None:
     assert ", ".join(COMMANDS) in nothing.stderr
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "export"])  # which has no Trainer
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("export", "sweep")])
 def test_help_shows_own_options_before_the_trainers(
     command: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

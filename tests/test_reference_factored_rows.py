@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import fields
 from fractions import Fraction
 from typing import Any
 
@@ -34,6 +35,11 @@ def blocks(X: Any, y: Any, w: Any, cuts: list[int]) -> Iterator[Block]:
         yield X[first:end], y[first:end], None if w is None else w[first:end]
 
 
+def counts(rows: Triangle) -> list[Any]:
+    """Return what a triangle says beside its numbers."""
+    return [getattr(rows, field.name) for field in fields(rows)[2:]]
+
+
 def parameters(rows: Triangle) -> np.ndarray:
     line = rows.least_squares()
     return np.array([line.bias, *line.weight])
@@ -49,7 +55,7 @@ def test_rows_in_blocks_give_the_same_triangle_to_the_bit(data: Any, weighted: b
     whole, found = triangle(X, y, weights), triangle_of(blocks(X, y, weights, cuts))
     np.testing.assert_array_equal(found.R, whole.R)
     np.testing.assert_array_equal(found.center, whole.center)
-    assert found[2:] == whole[2:]
+    assert counts(found) == counts(whole)
     assert whole.n_samples == n
     assert whole.rows == pytest.approx(w.sum() if weighted else n, rel=1e-13)
     assert whole.log_weights == pytest.approx(np.log(w).sum() if weighted else 0.0, rel=1e-12)
@@ -61,7 +67,7 @@ def test_rows_without_weights_beside_some_with_count_as_one() -> None:
     found = triangle_of(parts)
     whole = triangle(X, y, [*np.ones(20), *w[20:35], *np.ones(15)])
     np.testing.assert_array_equal(found.R, whole.R)
-    assert found[2:] == whole[2:]
+    assert counts(found) == counts(whole)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

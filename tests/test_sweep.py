@@ -32,6 +32,12 @@ def table(folder: Path) -> dict[str, Any]:
     return found
 
 
+def written(folder: Path) -> dict[int, int]:
+    """Map each trial that has ended to when its result was written."""
+    trials = [row["trial"] for row in table(folder)["rows"]]
+    return {k: (folder / f"trial_{k:04d}/result.json").stat().st_mtime_ns for k in trials}
+
+
 def by_options(content: dict[str, Any]) -> dict[str, float]:
     """Map what was tried to what it came to."""
     return {json.dumps(row["options"]): row["value"] for row in content["rows"]}
@@ -188,14 +194,13 @@ def test_sweep_that_is_stopped_goes_on(cli: Cli, tmp_path: Path, signal_: signal
             f"interrupted after {done} of 6 trials; to go on: trueline sweep --resume"
             in said.decode()
         )
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("trial_*/result.json")}
+    before = written(folder)
     run = cli("sweep", "--resume", "last")
     assert run.status == 0, run.stderr
     content = table(folder)
     assert len(content["rows"]) == 6
     # What had ended is not done again, and what was at work has left nothing behind.
-    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("trial_*/result.json")
-            if path.name in before}.items() >= before.items()  # fmt: skip
+    assert written(folder).items() >= before.items()
     assert len(list(folder.glob("trial_*"))) == 6
     assert cli("sweep", *asked).status == 0
     assert by_options(content) == by_options(table(tmp_path / "lightning_logs/sweep_1"))

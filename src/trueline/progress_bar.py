@@ -1,6 +1,8 @@
 """One bar for the whole training, in epochs; a line now and then where there is no terminal."""
 
+import datetime
 import importlib.util
+import math
 import sys
 import time
 from typing import Any
@@ -19,6 +21,8 @@ REFRESH_SECONDS = 0.1
 """Faster than that, nobody reads it."""
 LINE_SECONDS = 10.0
 """Between lines in a pipe, so that a log file of an hour stays under 400 lines."""
+ROUNDING = 1e-9
+"""Of a fraction of an epoch."""
 WIDE = 90
 """Columns of a terminal from which on the rate is shown too."""
 FEW_NUMBERS = 2**20
@@ -51,15 +55,19 @@ class TrainingBar(FewHooks, ProgressBar):
         """Draw the empty bar."""
         if not self._enabled:
             return
-        total = trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None
         self._first_step, self._closed_form = trainer.global_step, None
+        self._validating = 0.0
+        batches = trainer.num_training_batches / trainer.accumulate_grad_batches
+        self._per_epoch = math.ceil(batches) if math.isfinite(batches) else None
+        ends = [trainer.max_epochs or -1, _epochs(trainer.max_steps, self._per_epoch)]
+        total = min((end for end in ends if end > 0), default=None)
         data: Any = getattr(trainer, "datamodule", None)
         # Rows that are not factored yet are only where that takes no time.
         known = isinstance(data, RegressionData) and (
             "triangle" in vars(data) or data.n_samples * data.n_features <= FEW_NUMBERS
         )
         self._asked = (data, pl_module.hparams) if known and "l1" in pl_module.hparams else None
-        self._display = Display("epoch", total, trainer.current_epoch)
+        self._display = Display("epoch", total, self._done(trainer))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -69,6 +77,15 @@ class TrainingBar(FewHooks, ProgressBar):
             self._loss = outputs["loss"]
             if self._display.is_due():
                 self._draw(self._display, trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock by which steps are counted."""
+        self._validation_began = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start it again."""
+        if self._display is not None:
+            self._validating += time.monotonic() - self._validation_began
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar a last time and leave it standing."""
@@ -83,11 +100,18 @@ class TrainingBar(FewHooks, ProgressBar):
         self._close()
 
     def _draw(self, display: "Display", trainer: Trainer, pl_module: LightningModule) -> None:
-        rate = (trainer.global_step - self._first_step) / display.seconds
+        taken = trainer.global_step - self._first_step
+        rate = taken / max(display.seconds - self._validating, 1e-9)
         facts = [f"loss {self._loss.item():.6g}"]
         if (to_go := self._to_go(pl_module)) is not None:
             facts.append(f"{to_go:.2g} to go")
-        display.show(trainer.current_epoch, facts, f"{rate:,.0f} steps/s")
+        display.show(self._done(trainer), facts, f"{rate:,.0f} steps/s")
+
+    def _done(self, trainer: Trainer) -> float:
+        """Return how many epochs are done, with what is done of the one at hand."""
+        if self._per_epoch is None:
+            return trainer.current_epoch
+        return trainer.global_step / self._per_epoch
 
     def _to_go(self, pl_module: LightningModule) -> float | None:
         """Return the distance to the closed form, None where it is not known."""
@@ -107,6 +131,10 @@ class TrainingBar(FewHooks, ProgressBar):
             self._display = None
 
 
+def _epochs(steps: int, per_epoch: int | None) -> float:
+    return steps / per_epoch if per_epoch and steps > 0 else -1
+
+
 class Display:
     """A bar in a terminal or a notebook, and lines now and then elsewhere.
 
@@ -116,12 +144,13 @@ class Display:
         done: How many were done before.
     """
 
-    def __init__(self, unit: str, total: int | None, done: int) -> None:
+    def __init__(self, unit: str, total: float | None, done: float) -> None:
         self._unit, self._total, self._before = unit, total, done
         self._started = self._shown = time.monotonic()
         console = Console(file=sys.stdout)
         notebook = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
-        self.is_live = notebook or (console.is_terminal and not console.is_dumb_terminal)
+        # Not by what rich takes for a terminal: with FORCE_COLOR a log file is one, too.
+        self.is_live = notebook or (sys.stdout.isatty() and not console.is_dumb_terminal)
         self._wide = console.width >= WIDE
         if not self.is_live:
             return
@@ -133,9 +162,11 @@ class Display:
             console=console,
             auto_refresh=False,
             expand=True,
+            redirect_stderr=sys.stderr.isatty(),
         )
         place = self._place(done)
-        self._task = self._progress.add_task("", total=total, completed=done, place=place, facts="")
+        self._task = self._progress.add_task("", total=total, place=place, facts="")
+        self._progress.update(self._task, completed=done)
         self._progress.start()
 
     @property
@@ -148,7 +179,7 @@ class Display:
         every = REFRESH_SECONDS if self.is_live else LINE_SECONDS
         return time.monotonic() - self._shown >= every
 
-    def show(self, done: int, facts: list[str], rate: str) -> None:
+    def show(self, done: float, facts: list[str], rate: str) -> None:
         """Show where it stands."""
         self._shown = time.monotonic()
         if self.is_live:
@@ -165,12 +196,13 @@ class Display:
             self._progress.refresh()
             self._progress.stop()
 
-    def _place(self, done: int) -> str:
-        return f"{done:,}" if self._total is None else f"{done:,}/{self._total:,}"
+    def _place(self, done: float) -> str:
+        done = int(done + ROUNDING)
+        return f"{done:,}" if self._total is None else f"{done:,}/{math.ceil(self._total):,}"
 
-    def _left(self, done: int) -> list[str]:
+    def _left(self, done: float) -> list[str]:
         """Say how long the rest takes, if it goes on as before."""
         if self._total is None or done <= self._before:
             return []
-        seconds = self.seconds * (self._total - done) / (done - self._before)
-        return [f"{seconds // 3600:.0f}:{seconds // 60 % 60:02.0f}:{seconds % 60:02.0f} left"]
+        seconds = round(self.seconds * (self._total - done) / (done - self._before))
+        return [f"{datetime.timedelta(seconds=max(seconds, 0))} left"]

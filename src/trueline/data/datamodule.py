@@ -18,8 +18,9 @@ from trueline.rates import tuned
 from trueline.reference.triangle import Line, Triangle, triangle, triangle_of
 from trueline.scaling import Scaling
 
-SPOOLED_AT_ONCE = 2**16
-"""Rows from a file that are validated or predicted at once, whatever a step takes in."""
+EVALUATED_AT_ONCE = 2**16
+"""Rows that are validated or predicted at once, at least where they are in memory, and at most
+where they come from a file: how many a step takes in does not matter to a mean over all."""
 
 
 class RegressionData(LightningDataModule):
@@ -216,18 +217,22 @@ class RegressionData(LightningDataModule):
     def _in_order(self, name: str) -> BatchLoader:
         data = self.held_out.get(name, self)
         data.trainer = self.trainer
-        return data._loader(InOrder(data.n_samples), at_most=SPOOLED_AT_ONCE)
+        return data._loader(InOrder(data.n_samples), at_once=EVALUATED_AT_ONCE)
 
     def predict_dataloader(self) -> BatchLoader:
         """Serve the rows in order, all of them to every process: the first one writes them."""
-        return self._loader(InOrder(self.n_samples), shared=False, at_most=SPOOLED_AT_ONCE)
+        return self._loader(InOrder(self.n_samples), shared=False, at_once=EVALUATED_AT_ONCE)
 
     def _loader(
-        self, order: RowOrder, shared: bool = True, at_most: int | None = None
+        self,
+        order: RowOrder,
+        shared: bool = True,
+        at_once: int | None = None,
     ) -> BatchLoader:
         batch_size = self.batch_size or self.n_samples
-        if at_most and self.spooled is not None:
-            batch_size = min(batch_size, at_most)
+        if at_once:
+            bound = min if self.spooled is not None else max
+            batch_size = min(bound(batch_size, at_once), self.n_samples)
         trainer = self.trainer if shared else None
         share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return BatchLoader(self.dataset, batch_size, order, *share, self.joined, self.largest)

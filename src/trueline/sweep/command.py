@@ -31,8 +31,8 @@ leaves a run of its own in lightning_logs/sweep_N, which TensorBoard compares un
   --over NAME=LOW..HIGH a range to draw from, such as --over model.lr=1e-4..1e-1; evenly by the
                         logarithm where it spans a factor of 10, or as :linear and :log say
   --trials N            how many; all combinations, or 20 where there is a range, unless given
-  --metric NAME         what is to be small: {metrics};
-                        val_loss where rows are held out, else loss, unless given
+  --metric NAME         what is to be small, val_loss where rows are held out, else loss, unless
+                        given: {metrics}
   --jobs N              trainings at a time; one for each core unless given
   --seed N              of what is drawn from ranges; 0 unless given
   --resume DIR          go on with a sweep that was stopped; last is the newest one

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from numpy.random import SeedSequence
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -71,14 +72,15 @@ class Study:
 
     def ask(self) -> Trial:
         """Begin a trial, and say by its `params` what it is to try."""
-        number = self._begun()
+        # Of this trial's own: those of seed 1 are not those of seed 0, one later.
+        seed = int(SeedSequence((self.seed, self._begun())).generate_state(1)[0])
         if self._again:
             self._study.enqueue_trial(self._again.pop(0))
         elif self._grid is not None:
             tried = [self.options(trial) for trial in self._study.get_trials(deepcopy=False)]
             new = next(each for each in self._grid if each not in tried)
             self._study.enqueue_trial(new)
-        self._study.sampler = optuna.samplers.TPESampler(seed=self.seed + number)
+        self._study.sampler = optuna.samplers.TPESampler(seed=seed)
         return self._study.ask({one.name: _distribution(one) for one in self.swept})
 
     def tell(self, trial: Trial, value: float | None, facts: dict[str, Any]) -> None:

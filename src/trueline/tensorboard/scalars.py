@@ -210,7 +210,8 @@ class Scalars(FewHooks):
         of_entries = names(shapes(dict(pl_module.named_parameters())))
         tags = [f"{group}/{name}" for group in ("parameters", "gradients") for name in of_entries]
         tags += [GRADIENT_NORM, "lr", "train/loss"]
-        norms = np.linalg.norm(points.gradients, axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a training that diverges
+            norms = np.linalg.norm(points.gradients, axis=1)
         given = points.parameters, points.gradients, norms, points.lrs, points.losses
         due = (first + points.steps) % every == 0
         steps = (first + points.steps)[due]
