@@ -43,9 +43,10 @@ from reports import machine, publish, rounded, time_of, times, verdict
 from sklearn.linear_model import LinearRegression as LeastSquares
 
 from trueline.data import DummyData, RegressionData
-from trueline.lightning_cli import TruelineCLI, points_per_curve
+from trueline.lightning_cli import TruelineCLI
 from trueline.module import LinearRegression
 from trueline.reference import article
+from trueline.run_length import points_per_curve
 from trueline.tensorboard import RunLogger, Scalars
 
 LINE = np.arange(1, 11, dtype=np.float32)

@@ -306,7 +306,8 @@ def test_expected_time_grows_with_rows_and_epochs(batch_size: int | None) -> Non
     def data(n: int) -> RegressionData:
         return RegressionData(np.ones((n, 10)), np.ones(n), batch_size)
 
-    one = expected_seconds(data(10_000), 0.0, 100)
-    assert expected_seconds(data(10_000), 0.9, 100) > one > 0
-    assert expected_seconds(data(100_000), 0.0, 100) > (5 if batch_size else 1) * one
-    assert expected_seconds(data(10_000), 0.0, 1000) > 2 * one
+    h, swinging = (LinearRegression(n_features=10, momentum=m).hparams for m in (0.0, 0.9))
+    one = expected_seconds(data(10_000), h, 100)
+    assert expected_seconds(data(10_000), swinging, 100) > one > 0
+    assert expected_seconds(data(100_000), h, 100) > (5 if batch_size else 1) * one
+    assert expected_seconds(data(10_000), h, 1000) > 2 * one

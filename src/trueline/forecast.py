@@ -5,13 +5,14 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from trueline.closed_form import line_of
 from trueline.convergence import modes
 from trueline.data import RegressionData
 from trueline.errors import RequestError
+from trueline.executions.method import operations
 from trueline.module import LinearRegression
 from trueline.plan import Plan, make_plan
 from trueline.rates import SETTLED, heavy_ball
-from trueline.reference.triangle import Line
 
 FINE = 1e-12
 """How near a training comes whose length the data decides, as a fraction of the spread of y: then
@@ -49,10 +50,9 @@ def forecast(data: Any, model: LinearRegression, accuracy: float = 1e-6) -> Plan
     if not math.isfinite(rows.curvature()):
         raise RequestError("--data: expected rows whose squares are numbers; scale the data")
     h: Any = model.hparams
-    start = Line(*(p.detach().cpu().double().numpy() for p in (model.weight, model.bias)))
     plan = make_plan(
         rows,
-        start,
+        line_of(model),
         h,
         data.batch_size,
         accuracy,
@@ -64,26 +64,23 @@ def forecast(data: Any, model: LinearRegression, accuracy: float = 1e-6) -> Plan
     epochs = plan.trainings["asked"].epochs
     if epochs is None:
         return plan
-    return replace(plan, training_seconds=expected_seconds(data, h["momentum"], epochs))
+    return replace(plan, training_seconds=expected_seconds(data, h, epochs))
 
 
-def expected_seconds(data: RegressionData, momentum: float, epochs: int) -> float:
+def expected_seconds(data: RegressionData, h: Any, epochs: int) -> float:
     """Return about how long a training takes: what it counts, at the pace of an ordinary machine.
 
     Args:
         data: That is trained on.
-        momentum: Of the optimizer.
+        h: Hyperparameters of the model, numbers all.
         epochs: Of the training.
     """
-    width = data.n_features + 1 + data.n_targets
-    state = width + bool(momentum) * (data.n_features + 1)
-    row = 8 * width  # bytes
-    if data.batch_size in (None, data.n_samples):
-        # The rows are read once for all steps, and the powers of one map applied to the states.
-        return epochs * (STEP + 40 * state**2 * OPERATION) + data.n_samples * row * BYTE
-    batch = data.batch_size or 1
-    each = STEP + (2 * state**3 + batch * width**2) * OPERATION + batch * row * BYTE
-    return epochs * data.steps_per_epoch * each
+    loader = data.train_dataloader()
+    numbers = data.n_samples * (data.n_features + 1 + data.n_targets)
+    # Full batches are read once for all steps.
+    passes = 1 if loader.batch_size >= data.n_samples else epochs
+    each = STEP + min(operations(h, loader)) * OPERATION
+    return epochs * len(loader) * each + passes * numbers * 8 * BYTE
 
 
 def tune(data: Any, model: LinearRegression, epochs: int) -> None:

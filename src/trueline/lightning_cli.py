@@ -39,6 +39,7 @@ from trueline.progress_bar import TrainingBar
 from trueline.report import Report
 from trueline.result_table import print_start
 from trueline.run_folder import open_folder
+from trueline.run_length import fit_intervals
 from trueline.schedule import check_same_schedule
 from trueline.tensorboard import RunLogger, Scalars
 
@@ -47,20 +48,12 @@ TRAINER_DEFAULTS = {
     "max_epochs": 50_000,
     # In float32 the bias of the 15 points stalls at 36.643: a step is less than half a rounding.
     "precision": "64-true",
-    # None: fitted to the length of the run, by `TruelineCLI.fit_intervals`.
+    # None: fitted to the length of the run, by `run_length.fit_intervals`.
     "check_val_every_n_epoch": None,
     "enable_model_summary": False,
 }
 PLANNED = {"model.lr": "auto", "model.momentum": "auto", "trainer.max_epochs": None}
 """Defaults of the data classes whose rows say what they need."""
-POINTS_PER_CURVE = 500
-"""More than a screen shows of a curve, and half of what TensorBoard keeps of one."""
-FEWEST_POINTS = 100
-NUMBERS_PER_RUN = 3_000
-"""Of all curves together, as long as that leaves each the fewest points: to write so many takes
-TensorBoard 30 milliseconds."""
-CHECKS_PER_RUN = 20
-"""Validations; together they cost a run a tenth of a second."""
 
 DESCRIPTIONS = {
     "fit": "Train w*X + b; with no options, on the article's 15 points.",
@@ -72,17 +65,6 @@ DATA_OPTIONS = (
     "The default data, DummyData, takes --data.batch_size N (full batch unless given), "
     "--data.shuffle true and --data.seed N."
 )
-
-
-def points_per_curve(n_features: int, n_targets: int) -> int:
-    """Return how many points a run logs of each of its curves.
-
-    Example:
-        >>> points_per_curve(1, 1), points_per_curve(10, 1), points_per_curve(1000, 1)
-        (500, 125, 100)
-    """
-    curves = 2 * (n_features + 1) * n_targets + 2  # parameters and gradients, lr and loss
-    return max(FEWEST_POINTS, min(POINTS_PER_CURVE, NUMBERS_PER_RUN // curves))
 
 
 class SavedConfig(FewHooks, SaveConfigCallback):
@@ -245,7 +227,7 @@ class TruelineCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our callbacks beside those that the user asked for."""
         self.settle()
-        self.fit_intervals()
+        fit_intervals(self.options.trainer, self.datamodule)
         options = self.options.trainer
         if options.logger in (None, True):
             kwargs["logger"] = self.default_logger()
@@ -291,23 +273,6 @@ class TruelineCLI(LightningCLI):
             steps = getattr(self.datamodule, "steps_per_epoch", 1)
             epochs = min(epochs, math.ceil(trainer.max_steps / steps))
         return int(epochs)
-
-    def fit_intervals(self) -> None:
-        """Log, validate and save as often as fits the length of the run, where nothing was said."""
-        options = self.options.trainer
-        epochs = max(options.max_epochs or 0, 0)
-        if options.check_val_every_n_epoch is None and options.val_check_interval is None:
-            options.check_val_every_n_epoch = max(1, epochs // CHECKS_PER_RUN)
-        elif options.check_val_every_n_epoch is None and type(options.val_check_interval) is float:
-            options.check_val_every_n_epoch = 1  # a fraction is one of an epoch
-        steps = epochs * getattr(self.datamodule, "steps_per_epoch", 0)
-        if options.max_steps > 0:
-            steps = min(steps or options.max_steps, options.max_steps)
-        if options.log_every_n_steps is None and steps:
-            points = points_per_curve(
-                getattr(self.datamodule, "n_features", 1), getattr(self.datamodule, "n_targets", 1)
-            )
-            options.log_every_n_steps = max(1, steps // points)
 
     def default_logger(self) -> Logger:
         """Log for TensorBoard into `lightning_logs/version_N`."""

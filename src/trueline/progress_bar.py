@@ -12,10 +12,9 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trueline.closed_form import ClosedForm, closed_form
+from trueline.closed_form import ClosedForm, closed_form, is_cheap, line_of
 from trueline.data import RegressionData
 from trueline.hooks import FewHooks
-from trueline.reference.triangle import Line
 
 REFRESH_SECONDS = 0.1
 """Faster than that, nobody reads it."""
@@ -25,8 +24,6 @@ ROUNDING = 1e-9
 """Of a fraction of an epoch."""
 WIDE = 90
 """Columns of a terminal from which on the rate is shown too."""
-FEW_NUMBERS = 2**20
-"""Of rows that are factored only to show how far there is to go: 20 milliseconds."""
 
 
 class TrainingBar(FewHooks, ProgressBar):
@@ -63,9 +60,7 @@ class TrainingBar(FewHooks, ProgressBar):
         total = min((end for end in ends if end > 0), default=None)
         data: Any = getattr(trainer, "datamodule", None)
         # Rows that are not factored yet are only where that takes no time.
-        known = isinstance(data, RegressionData) and (
-            "triangle" in vars(data) or data.n_samples * data.n_features <= FEW_NUMBERS
-        )
+        known = isinstance(data, RegressionData) and is_cheap(data)
         self._asked = (data, pl_module.hparams) if known and "l1" in pl_module.hparams else None
         self._display = Display("epoch", total, self._done(trainer))
 
@@ -120,10 +115,7 @@ class TrainingBar(FewHooks, ProgressBar):
             self._asked = None
         if self._closed_form is None:
             return None
-        named = pl_module.named_parameters()
-        parameters = {name: p.detach().cpu().double().numpy() for name, p in named}
-        line = Line(parameters["weight"], parameters["bias"])
-        return float(self._closed_form.distance(line).max())
+        return float(self._closed_form.distance(line_of(pl_module)).max())
 
     def _close(self) -> None:
         if self._display is not None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import trueline
 from trueline.checkpoints.whole_files import write_whole
-from trueline.closed_form import closed_form
+from trueline.closed_form import closed_form, line_of
 from trueline.convergence import CONVERGED_WITHIN
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
@@ -135,8 +135,7 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         more than one feature and one target, or where rows have weights.
     """
     h: Any = pl_module.hparams
-    parameters = {n: p.detach().cpu().double().numpy() for n, p in pl_module.named_parameters()}
-    as_trained = Line(parameters["weight"], parameters["bias"])
+    as_trained = line_of(pl_module)
     data = getattr(trainer, "datamodule", None)
     trained = data.in_units(as_trained) if isinstance(data, RegressionData) else as_trained
     check = next((c for c in trainer.callbacks if isinstance(c, CrossCheck)), None)  # type: ignore[attr-defined]

@@ -80,6 +80,10 @@ def ratios(quantity: Quantity, tiny: float = TINY[DOUBLE]) -> Array:
         >>> zero, one = np.zeros(2), np.ones(2)
         >>> ratios(Quantity("loss", one, zero, 4 * one)), ratios(Quantity("loss", one, one, zero))
         (array([0.25, 0.25]), array([0., 0.]))
+        >>> beyond, found = np.full(2, np.inf), np.array([1.5e308, 1.0])
+        >>> with np.errstate(invalid="ignore"):
+        ...     ratios(Quantity("loss", found, beyond, beyond))
+        array([ 0., inf])
     """
     _, found, expected, bound, _ = quantity
     ratio = np.abs(found - expected) / (bound + tiny)

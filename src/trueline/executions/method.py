@@ -61,7 +61,7 @@ def choose(trainer: Trainer, module: LightningModule, own: type) -> Method:
     if reason:
         return Method(reason)
     loader: Any = trainer.train_dataloader
-    composing, one_by_one = _operations(module.hparams, loader)
+    composing, one_by_one = operations(module.hparams, loader)
     if composing <= one_by_one:
         return Method(None)
     if trainer.world_size == 1:
@@ -105,7 +105,7 @@ def _reason_for_single_steps(trainer: Trainer, module: LightningModule, own: typ
     return None
 
 
-def _operations(h: Any, loader: BatchLoader) -> tuple[float, float]:
+def operations(h: Any, loader: BatchLoader) -> tuple[float, float]:
     """Count the operations of a step that is composed, and of one by itself.
 
     They are weighted by what they take: products of batches are twice as fast as those of maps, and

@@ -14,9 +14,6 @@ from trueline.tensorboard.names import LOSS_FLOOR, LR_LIMIT, names
 
 Array = NDArray[np.float64]
 
-FEW_NUMBERS = 2**17
-"""Of rows: they are factored in a millisecond, before the training instead of after it."""
-
 
 def constants(found: ClosedForm) -> dict[str, float]:
     """Return what does not change in a training, by tag."""
@@ -38,11 +35,6 @@ def rows_of(trainer: Trainer, module: LightningModule) -> RegressionData | None:
     data: Any = getattr(trainer, "datamodule", None)
     ours = isinstance(data, RegressionData) and {"lr", "l1", "l2"} <= set(module.hparams)
     return data if ours else None
-
-
-def is_cheap(data: RegressionData) -> bool:
-    """Return whether the triangle of the rows is known, or worked out in no time."""
-    return "triangle" in vars(data) or data.n_samples * (data.n_features + 1) <= FEW_NUMBERS
 
 
 def has_closed_form(module: LightningModule) -> bool:

@@ -8,11 +8,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from numpy.typing import NDArray
 
-from trueline.closed_form import ClosedForm, closed_form
+from trueline.closed_form import ClosedForm, closed_form, is_cheap
 from trueline.executions.rows import Rows
 from trueline.executions.spans import Execution
 from trueline.hooks import FewHooks
-from trueline.tensorboard.beside import constants, is_cheap, limits, rows_of, too_far
+from trueline.tensorboard.beside import constants, limits, rows_of, too_far
 from trueline.tensorboard.layout import layout
 from trueline.tensorboard.logger import RunLogger
 from trueline.tensorboard.names import (
