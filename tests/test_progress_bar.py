@@ -1,5 +1,6 @@
 """What the bar shows: in a terminal of some width, in a pipe, and in a notebook."""
 
+import io
 import os
 import pty
 import re
@@ -14,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 
-from trueline import progress_bar
+from trueline import display, progress_bar
 from trueline.closed_form import closed_form
-from trueline.data import DummyData, RegressionData
+from trueline.data import DummyData, RegressionData, datamodule
+from trueline.display import Display
 from trueline.module import LinearRegression
-from trueline.progress_bar import Display, TrainingBar
+from trueline.progress_bar import TrainingBar
 from trueline.reference import article
 from trueline.reference.triangle import Line
 
@@ -74,7 +77,7 @@ def test_pipe_has_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(progress_bar, "LINE_SECONDS", 0.05)
+    monkeypatch.setattr(display, "LINE_SECONDS", 0.05)
     options = {"enable_progress_bar": True, "max_epochs": 2000}
     trainer = make_trainer(callbacks=[TrainingBar()], **options)
     trainer.fit(LinearRegression(init="zeros", steps_per_execution=1), DummyData())
@@ -93,10 +96,70 @@ def test_short_training_is_quiet_in_a_pipe(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_evaluation_shows_batches(
+    command: str,
+    tmp_path: Path,
+    make_trainer: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(datamodule, "EVALUATED_AT_ONCE", 1)
+    data = DummyData(batch_size=1)
+    options = {"callbacks": [TrainingBar()], "logger": CSVLogger(tmp_path)}
+    trainer = make_trainer(enable_progress_bar=True, limit_val_batches=None, **options)
+    getattr(trainer, command)(LinearRegression(init="zeros"), data)
+    assert "batch" not in capsys.readouterr().out  # it is over before anyone would look
+    monkeypatch.setattr(progress_bar, "SHORT_SECONDS", 0.0)
+    monkeypatch.setattr(display, "LINE_SECONDS", 0.0)
+    getattr(trainer, command)(LinearRegression(init="zeros"), data)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("batch")]
+    assert [int(line.split("/")[0].removeprefix("batch ")) for line in lines] == [*range(1, 16)]
+    left = "(, 0:00:0[01] left)?"
+    for line in lines:
+        assert re.fullmatch(rf"batch \d+/15, [\d,.]+ batches/s{left}", line), line
+
+
+def test_validation_within_a_training_is_seen(
+    tmp_path: Path,
+    make_trainer: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(datamodule, "EVALUATED_AT_ONCE", 1)
+    monkeypatch.setattr(display, "LINE_SECONDS", 0.0)
+    options: dict[str, Any] = {"limit_val_batches": None, "check_val_every_n_epoch": 2}
+    options |= {"callbacks": [TrainingBar()], "logger": CSVLogger(tmp_path), "max_epochs": 4}
+    trainer = make_trainer(enable_progress_bar=True, **options)
+    trainer.fit(LinearRegression(init="zeros", steps_per_execution=1), DummyData(batch_size=5))
+    lines = capsys.readouterr().out.splitlines()
+    shown = [line for line in lines if "validating" in line]
+    assert shown[0].startswith("epoch 2/4, validating, batch 1/3")
+    assert shown[-1].startswith("epoch 4/4, validating, batch 3/3")
+    rates = [float(found[1]) for line in lines if (found := re.search(r"([\d.]+) steps/s", line))]
+    assert len(shown) == 6
+    assert len(rates) == 12
+
+
+def test_bar_follows_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(file, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", file)
+    monkeypatch.setenv("TERM", "xterm")
+    bar = Display("epoch", 10, 0)
+    for columns, shows_rate in ((120, True), (60, False), (120, True)):
+        monkeypatch.setattr(bar._progress.console, "_environ", {"COLUMNS": str(columns)})
+        file.truncate(0)
+        bar.show(5, ["loss 1"], "2 steps/s")
+        assert "loss 1" in file.getvalue()
+        assert ("2 steps/s" in file.getvalue()) is shows_rate
+    bar.close()
+
+
 def test_time_left_counts_what_was_done_before(capsys: pytest.CaptureFixture[str]) -> None:
-    display = Display("epoch", 1000, 800)
-    display._started = time.monotonic() - 60
-    display.show(900, ["loss 1"], "2 steps/s")
+    resumed = Display("epoch", 1000, 800)
+    resumed._started = time.monotonic() - 60
+    resumed.show(900, ["loss 1"], "2 steps/s")
     assert capsys.readouterr().out == "epoch 900/1,000, loss 1, 2 steps/s, 0:01:00 left\n"
     unending = Display("epoch", None, 0)
     unending.show(7, [], "2 steps/s")

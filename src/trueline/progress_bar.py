@@ -1,29 +1,19 @@
-"""One bar for the whole training, in epochs; a line now and then where there is no terminal."""
+"""One bar for the whole training, in epochs; for an evaluation, in batches."""
 
-import datetime
-import importlib.util
 import math
-import sys
 import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trueline.closed_form import ClosedForm, closed_form, is_cheap, line_of
 from trueline.data import RegressionData
+from trueline.display import Display
 from trueline.hooks import FewHooks
 
-REFRESH_SECONDS = 0.1
-"""Faster than that, nobody reads it."""
-LINE_SECONDS = 10.0
-"""Between lines in a pipe, so that a log file of an hour stays under 400 lines."""
-ROUNDING = 1e-9
-"""Of a fraction of an epoch."""
-WIDE = 90
-"""Columns of a terminal from which on the rate is shown too."""
+SHORT_SECONDS = 0.5
+"""An evaluation that takes no longer has no bar."""
 
 
 class TrainingBar(FewHooks, ProgressBar):
@@ -31,12 +21,14 @@ class TrainingBar(FewHooks, ProgressBar):
 
     The distance is that of predictions, in root mean square, as a fraction of the spread of y.
     Drawing costs nothing per step: the bar looks at the clock, and at the loss only when it draws.
+    What is validated, tested or predicted without a training is shown in batches.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
         self._display: Display | None = None
+        self._loss: Any = None
         self._closed_form: ClosedForm | None = None
         self._asked: tuple[Any, Any] | None = None
 
@@ -74,17 +66,43 @@ class TrainingBar(FewHooks, ProgressBar):
                 self._draw(self._display, trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock by which steps are counted."""
-        self._validation_began = time.monotonic()
+        """Stop the clock by which steps are counted, or start that of an evaluation."""
+        self._evaluation_began = time.monotonic()
+
+    on_test_start = on_predict_start = on_validation_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Show how many batches are done; of a validation, in the bar of the training."""
+        of = {"test": trainer.num_test_batches, "predict": trainer.num_predict_batches}
+        total = of.get(trainer.state.fn or "", trainer.num_val_batches)[dataloader_idx]
+        if trainer.state.fn != "fit":
+            self._evaluated(batch_idx + 1, total)
+        elif self._display is not None and self._display.is_due():
+            validated = f"validating, batch {batch_idx + 1:,}/{total:,}"
+            self._display.show(self._done(trainer), [validated])
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start it again."""
-        if self._display is not None:
-            self._validating += time.monotonic() - self._validation_began
+        """Start the clock again, or leave the bar of an evaluation standing."""
+        if trainer.state.fn != "fit":
+            self._close()
+        elif self._display is not None:
+            self._validating += time.monotonic() - self._evaluation_began
+
+    on_test_end = on_predict_end = on_validation_end
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar a last time and leave it standing."""
-        if self._display is not None and self._display.is_live and hasattr(self, "_loss"):
+        if self._display is not None and self._display.is_live and self._loss is not None:
             self._draw(self._display, trainer, pl_module)
         self._close()
 
@@ -101,6 +119,17 @@ class TrainingBar(FewHooks, ProgressBar):
         if (to_go := self._to_go(pl_module)) is not None:
             facts.append(f"{to_go:.2g} to go")
         display.show(self._done(trainer), facts, f"{rate:,.0f} steps/s")
+
+    def _evaluated(self, done: int, total: int | float) -> None:
+        """Show how many batches of an evaluation are done, once it is seen to take a while."""
+        if not self._enabled:
+            return
+        seconds = time.monotonic() - self._evaluation_began
+        if self._display is None and seconds >= SHORT_SECONDS and done < total:
+            self._display = Display("batch", total if math.isfinite(total) else None, done)
+        display = self._display
+        if display is not None and (display.is_due() or (display.is_live and done == total)):
+            display.show(done, [], f"{done / seconds:,.1f} batches/s")
 
     def _done(self, trainer: Trainer) -> float:
         """Return how many epochs are done, with what is done of the one at hand."""
@@ -125,76 +154,3 @@ class TrainingBar(FewHooks, ProgressBar):
 
 def _epochs(steps: int, per_epoch: int | None) -> float:
     return steps / per_epoch if per_epoch and steps > 0 else -1
-
-
-class Display:
-    """A bar in a terminal or a notebook, and lines now and then elsewhere.
-
-    Args:
-        unit: Of what there is to do.
-        total: How many there are; None where that is not known.
-        done: How many were done before.
-    """
-
-    def __init__(self, unit: str, total: float | None, done: float) -> None:
-        self._unit, self._total, self._before = unit, total, done
-        self._started = self._shown = time.monotonic()
-        console = Console(file=sys.stdout)
-        notebook = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
-        # Not by what rich takes for a terminal: with FORCE_COLOR a log file is one, too.
-        self.is_live = notebook or (sys.stdout.isatty() and not console.is_dumb_terminal)
-        self._wide = console.width >= WIDE
-        if not self.is_live:
-            return
-        self._progress = Progress(
-            TextColumn(f"{unit} {{task.fields[place]}}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[facts]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            auto_refresh=False,
-            expand=True,
-            redirect_stderr=sys.stderr.isatty(),
-        )
-        place = self._place(done)
-        self._task = self._progress.add_task("", total=total, place=place, facts="")
-        self._progress.update(self._task, completed=done)
-        self._progress.start()
-
-    @property
-    def seconds(self) -> float:
-        """Since the beginning."""
-        return max(time.monotonic() - self._started, 1e-9)
-
-    def is_due(self) -> bool:
-        """Return whether it is time to show something new."""
-        every = REFRESH_SECONDS if self.is_live else LINE_SECONDS
-        return time.monotonic() - self._shown >= every
-
-    def show(self, done: float, facts: list[str], rate: str) -> None:
-        """Show where it stands."""
-        self._shown = time.monotonic()
-        if self.is_live:
-            text = "  ".join([*facts, rate] if self._wide else facts)
-            now = {"completed": done, "place": self._place(done), "facts": text}
-            self._progress.update(self._task, refresh=True, **now)  # type: ignore[arg-type]
-            return
-        print(", ".join([f"{self._unit} {self._place(done)}", *facts, rate, *self._left(done)]))
-        sys.stdout.flush()
-
-    def close(self) -> None:
-        """Leave what is shown standing."""
-        if self.is_live:
-            self._progress.refresh()
-            self._progress.stop()
-
-    def _place(self, done: float) -> str:
-        done = int(done + ROUNDING)
-        return f"{done:,}" if self._total is None else f"{done:,}/{math.ceil(self._total):,}"
-
-    def _left(self, done: float) -> list[str]:
-        """Say how long the rest takes, if it goes on as before."""
-        if self._total is None or done <= self._before:
-            return []
-        seconds = round(self.seconds * (self._total - done) / (done - self._before))
-        return [f"{datetime.timedelta(seconds=max(seconds, 0))} left"]
