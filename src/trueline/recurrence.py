@@ -374,10 +374,11 @@ def one_by_one(
     pull = torch.full_like(origin[:, :1], 2 * rule.l2 + rule.weight_decay)
     pull[-1] = rule.weight_decay
     pulled, first = bool(rule.l2 or rule.weight_decay), buffers is None
+    # In memory of its own: the bits of a product may depend on how its factors are aligned.
+    theta = origin.clone()
     for before, after, lr, gradient in zip(
         states[:-1].unbind(), states[1:].unbind(), lrs.tolist(), gradients, strict=True
     ):
-        theta = before[:p]
         g = gradient(theta)
         if pulled:
             g.addcmul_(pull, theta)
@@ -389,7 +390,8 @@ def one_by_one(
                 torch.mul(before[p:], rule.momentum, out=v).add_(g, alpha=1 - rule.dampening)
             g = g.add_(v, alpha=rule.momentum) if rule.nesterov else v
             first = False
-        torch.add(theta, g, alpha=-lr, out=after[:p])
+        theta = torch.add(theta, g, alpha=-lr)
+        after[:p] = theta
     return states
 
 
