@@ -348,6 +348,27 @@ def test_validate_test_and_predict_use_the_newest_run(cli: Cli, tmp_path: Path) 
     np.testing.assert_allclose(written, expected, rtol=1e-12, atol=0)
 
 
+def test_line_of_other_data_is_not_held_against_the_default(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{x},{x * x}\n" for x in range(9)))
+    table = ("--data=TableData", "--data.path=t.csv", "--data.target=y", "--data.test_fraction=0.3")
+    config = "lightning_logs/version_0/config.yaml"
+    assert cli("fit", *table).status == 0
+    for command in ("fit", "validate", "test", "predict"):
+        refused = cli(command, "--ckpt_path=last")
+        assert refused.status == 2
+        expected = (
+            "--data: expected TableData, which lightning_logs/version_0/checkpoints/last.ckpt"
+        )
+        assert f"{expected} was trained on, found DummyData" in refused.stderr
+        assert f"give --config {config}, or --data DummyData if that is meant" in refused.stderr
+    # What the message says is enough.
+    asked = cli("test", "--config", config)
+    assert asked.status == 0, asked.stderr
+    assert asked.stdout == cli("test", *table).stdout
+    assert cli("predict", "--config", config).status == 0
+    assert cli("validate", "--data", "DummyData").status == 0
+
+
 @pytest.mark.parametrize(
     "options", ["", "--model.momentum 0.9", "--data.batch_size 4 --data.shuffle true"]
 )

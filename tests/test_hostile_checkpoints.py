@@ -51,6 +51,9 @@ CASES: list[tuple[str, Any]] = [
     ("loops", []),
     # The data, and what the cross-check knows.
     ("rows", "another"),
+    ("data", "TableData"),
+    ("data", "\x1b[2J"),
+    ("data", {"class_path": "os.system"}),
     ("crosscheck", {"precision": "64-true"}),
     ("crosscheck.parameters", torch.ones(7, dtype=torch.float64)),
     ("crosscheck.verdict", {}),

@@ -61,6 +61,7 @@ DESCRIPTIONS = {
     "test": "Compute the loss of a trained line on the test rows.",
     "predict": "Write predictions.csv, inputs beside predictions.",
 }
+DEFAULT_DATA = "DummyData"
 DATA_OPTIONS = (
     "The default data, DummyData, takes --data.batch_size N (full batch unless given), "
     "--data.shuffle true and --data.seed N."
@@ -113,7 +114,7 @@ class TruelineCLI(LightningCLI):
         """Add model and data before the Trainer, so that --help shows them first."""
         parser.add_lightning_class_args(LinearRegression, "model")
         parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-        parser.set_defaults({"data": {"class_path": "trueline.data.DummyData"}})
+        parser.set_defaults({"data": {"class_path": f"trueline.data.{DEFAULT_DATA}"}})
         parser.link_arguments("data.n_features", "model.n_features", apply_on="instantiate")
         parser.link_arguments("data.n_targets", "model.n_targets", apply_on="instantiate")
         parser.add_argument(
@@ -129,14 +130,13 @@ class TruelineCLI(LightningCLI):
             help="Whether the reference also trains on its own, with a bound on how far apart the "
             "two may come.",
         )
-        if (parser.usage or "").startswith(f"{self.prog} fit "):
-            parser.add_argument(
-                "--figures",
-                type=bool,
-                default=True,
-                help="Whether the training, once it is over, is drawn for TensorBoard; that takes "
-                "a third of a second.",
-            )
+        parser.add_argument(
+            "--figures",
+            type=bool,
+            default=True,
+            help="Whether a training is drawn for TensorBoard once it is over, which takes a third "
+            "of a second.",
+        )
         if (parser.usage or "").startswith(f"{self.prog} predict "):
             parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(Trainer, "trainer")
@@ -158,6 +158,9 @@ class TruelineCLI(LightningCLI):
             if (path := self._requested_checkpoint()) is not None:
                 self.checkpoint = loading.load(path, resume=self.subcommand == "fit")
                 self.checkpoint_path = path
+                if not any(re.match("--data(=|$)", argument) for argument in arguments):
+                    data = self.options.data.class_path.rpartition(".")[2]
+                    loading.check_trained_on(path, self.checkpoint, data, DEFAULT_DATA)
                 self._default_to_checkpoint()
             self.config = parser.parse_args(arguments)
         except RequestError:

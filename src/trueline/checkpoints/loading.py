@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -86,6 +87,30 @@ def _check_versions(path: str, checkpoint: Mapping[str, Any]) -> None:
 def _major_minor(version: Any) -> tuple[int, ...]:
     found = re.fullmatch(r"(\d+)\.(\d+)[\w.+]*", str(version))
     return tuple(map(int, found.groups())) if found else ()
+
+
+def check_trained_on(path: str, checkpoint: Mapping[str, Any], data: str, default: str) -> None:
+    """Refuse the default data, which nobody asked for, where a line was trained on other.
+
+    Args:
+        path: Of the checkpoint.
+        checkpoint: As loaded.
+        data: The name of the class of data that is at hand.
+        default: That which is taken unless told otherwise.
+
+    Raises:
+        RequestError: Saying on what it was trained.
+    """
+    trained_on = str(checkpoint.get("data", data))
+    if data != default or trained_on == data:
+        return
+    trained_on = trained_on if trained_on.isidentifier() else "other data"
+    config = Path(path).parent.parent / "config.yaml"
+    give = f"--config {config}" if config.is_file() else f"--data {trained_on} and its options"
+    raise RequestError(
+        f"--data: expected {trained_on}, which {path} was trained on, found {data}, the default; "
+        f"give {give}, or --data {data} if that is meant"
+    )
 
 
 def check_fits(path: str, checkpoint: dict[str, Any], module: LightningModule) -> None:

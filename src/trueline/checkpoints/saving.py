@@ -190,8 +190,9 @@ class Checkpoints(FewHooks, Checkpoint):
                     f"{trainer.global_step:,}; lower --model.lr"
                 )
         checkpoint["options"] = self.options
-        if digest := getattr(trainer.datamodule, "digest", None):  # type: ignore[attr-defined]
-            checkpoint["rows"] = digest
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if digest := getattr(data, "digest", None):
+            checkpoint["data"], checkpoint["rows"] = type(data).__name__, digest
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen no more."""

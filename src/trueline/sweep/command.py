@@ -37,7 +37,7 @@ leaves a run of its own in lightning_logs/sweep_N, which TensorBoard compares un
   --seed N              of what is drawn from ranges; 0 unless given
   --resume DIR          go on with a sweep that was stopped; last is the newest one
 
-All else is for trueline fit; trueline fit --help lists it.
+All else is for trueline fit; trueline fit --help lists it. Figures are drawn with --figures true.
 """
 TRIALS = 20
 """Where there is a range and no number is given."""
@@ -211,9 +211,7 @@ def _run(study: Any, plan: dict[str, Any], folder: Path, rows: list[dict[str, An
     for number in study.stopped:
         shutil.rmtree(folder / f"trial_{number:04d}", ignore_errors=True)
     threads = max(1, (os.cpu_count() or 1) // plan["jobs"])
-    pool = ProcessPoolExecutor(
-        plan["jobs"], multiprocessing.get_context("spawn"), prepare, (threads, os.getpid())
-    )
+    pool = ProcessPoolExecutor(plan["jobs"], _context(), prepare, (threads,))
     running: dict[Future[dict[str, Any]], Any] = {}
     try:
         while True:
@@ -242,6 +240,15 @@ def _run(study: Any, plan: dict[str, Any], folder: Path, rows: list[dict[str, An
         for process in (pool._processes or {}).values():
             process.terminate()
         pool.shutdown(cancel_futures=True)
+
+
+def _context() -> Any:
+    """Return how processes are begun: from one that has imported torch, where the system can."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([train.__module__])
+    return context
 
 
 def _row(number: int, tried: dict[str, Any], result: dict[str, Any], metric: str) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import contextlib
 import io
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,15 +72,14 @@ class Checked(NamedTuple):
     runs: Path
 
 
-def prepare(threads: int, parent: int) -> None:
-    """Make a process ready for trials.
+def prepare(threads: int) -> None:
+    """Make a process ready for trials; it ends with the one that began it, however that ends.
 
     Args:
         threads: Of torch, its share of the cores.
-        parent: The process that hands out trials; with it this one ends, however it does.
     """
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -100,7 +99,8 @@ def train(options: Sequence[str], folder: Path) -> dict[str, Any]:
     """
     said, val_loss = io.StringIO(), None
     status, error = "done", None
-    quiet = ["--trainer.enable_progress_bar=false"]
+    # Figures of each trial would take as long as it does; who wants them asks for them.
+    quiet = ["--trainer.enable_progress_bar=false", "--figures=false"]
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             cli = TrialCLI([*quiet, *options], folder)
@@ -129,7 +129,8 @@ def check_options(options: Sequence[str]) -> Checked:
     return Checked("val" in getattr(cli.datamodule, "held_out", ()), cli.runs)
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
