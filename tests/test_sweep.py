@@ -233,9 +233,13 @@ def test_sweep_that_is_stopped_goes_on(cli: Cli, tmp_path: Path, signal_: signal
         ("--over model.lr=-1..1", "lr: expected a finite number above 0"),
         ("--over data.batch_size=5,16", "batch_size: expected 1 to 15"),
         ("--over model.init=zeros,ones", "init"),
-        ("--over trainer.logger=a,b", "--over trainer.logger: expected an option of the training"),
-        ("--over ckpt_path=a,b", "--over ckpt_path: expected an option of the training"),
-        ("--over model.lr=1,2 --trainer.logger=false", "--trainer.logger: sweep decides it"),
+        (
+            "--over trainer.logger=a,b",
+            "trainer.logger: expected an option of the training itself",
+        ),
+        ("--over ckpt_path=a,b", "--over ckpt_path: expected an option of the training itself"),
+        ("--over model.lr=1,2 --trainer.logger=false", "--trainer.logger: the sweep decides it"),
+        ("--over trainer.devices=1,2", "--trainer.devices: expected 1, since trials train side by"),
         (
             "--over model.lr=1,2 --trials 0",
             "--trials: expected a whole number of 1 or more, found 0",
@@ -270,6 +274,27 @@ def test_resume_takes_no_other_options_and_no_broken_plan(cli: Cli, tmp_path: Pa
     run = cli("sweep", "--resume", "last")
     assert run.status == 2
     assert "expected the sweep.json of a sweep" in run.stderr
+
+
+def test_resume_goes_on_to_as_many_trials_as_are_asked_for(cli: Cli, tmp_path: Path) -> None:
+    lrs = ("--over", "model.lr=0.001,0.002,0.003", "--trainer.max_epochs=5")
+    run = cli("sweep", *lrs, "--trials=1")
+    assert "the first 1 of 3 trials, 1 at a time, for the least loss\n" in run.stdout
+    run = cli("sweep", "--resume=last", "--trials=2")
+    assert "the first 2 of 3 trials, 1 at a time, for the least loss; 1 already" in run.stdout
+    assert len(table(tmp_path / "lightning_logs/sweep_0")["rows"]) == 2
+    run = cli("sweep", "--resume=last", "--trials=1")
+    assert run.status == 2
+    assert "expected how many there are to be in all, at least the 2 that have ended" in run.stderr
+
+
+def test_values_that_hold_commas_reach_the_training(cli: Cli, tmp_path: Path) -> None:
+    schedules = 'model.schedule=[{"name": "StepLR", "step_size": 2}, null]'
+    run = cli("sweep", "--over", schedules, "--trainer.max_epochs=5")
+    assert run.status == 0, run.stderr
+    rows = table(tmp_path / "lightning_logs/sweep_0")["rows"]
+    assert [row["status"] for row in rows] == ["done", "done"]
+    assert rows[0]["value"] != rows[1]["value"]
 
 
 def test_without_optuna_it_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,11 @@ def check_options(options: Sequence[str]) -> Checked:
     """
     with contextlib.redirect_stdout(io.StringIO()):
         cli = TruelineCLI(list(options), run=False, prog="trueline sweep")
+    if cli.trainer.world_size > 1:
+        raise RequestError(
+            f"--trainer.devices: expected 1, since trials train side by side; found "
+            f"{cli.trainer.world_size}; leave it out, and give --jobs"
+        )
     return Checked("val" in getattr(cli.datamodule, "held_out", ()), cli.runs)
 
 
