@@ -119,7 +119,8 @@ class Report(FewHooks):
                 "final/epochs_to_converge": by_epoch,
                 "final/worst_ratio": check["worst_ratio"] if check else None,
             }
-            ending.log_final(trainer, pl_module, loss, metrics, texts.of_run(self.result))
+            markdown = texts.of_run(self.result)
+            ending.log_final(trainer, pl_module, loss, metrics, markdown, failed=error is not None)
         if self.result["log_dir"]:
             text = json.dumps(_jsonable(self.result), indent=2, allow_nan=False) + "\n"
             path = Path(self.result["log_dir"]) / "result.json"
