@@ -88,8 +88,9 @@ def check_request(trainer: Trainer, model: LinearRegression, data: Any) -> None:
             "leave it out"
         )
     if str(trainer.precision) not in DTYPES:
-        found = f"found {trainer.precision}"
-        wrong.append(f"--trainer.precision: expected {' or '.join(DTYPES)}, {found}")
+        wrong.append(
+            f"--trainer.precision: expected {' or '.join(DTYPES)}, found {trainer.precision}"
+        )
     if not trainer.max_epochs or trainer.max_epochs < 1 or trainer.max_steps != -1:
         wrong.append("expected --trainer.max_epochs of 1 or more and no --trainer.max_steps")
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -114,6 +115,9 @@ def compare(trainer: Trainer, model: LinearRegression, data: Any) -> dict[str, A
 
     Returns:
         The table, as written to `compare_N/compare.json`.
+
+    Raises:
+        CheckFailed: When rung 4 fails the cross-check, is no longer finite, or is interrupted.
     """
     folder = Path(trainer.log_dir).parent if trainer.logger and trainer.log_dir else None
     rungs = _rungs(trainer, model, data)

@@ -39,7 +39,7 @@ from trueline.progress_bar import TrainingBar
 from trueline.report import Report
 from trueline.result_table import print_start
 from trueline.run_folder import open_folder
-from trueline.run_length import fit_intervals
+from trueline.run_length import choose_intervals
 from trueline.schedule import check_same_schedule
 from trueline.tensorboard import RunLogger, Scalars
 
@@ -48,7 +48,7 @@ TRAINER_DEFAULTS = {
     "max_epochs": 50_000,
     # In float32 the bias of the 15 points stalls at 36.643: a step is less than half a rounding.
     "precision": "64-true",
-    # None: fitted to the length of the run, by `run_length.fit_intervals`.
+    # None: `run_length.choose_intervals` chooses by the length of the run.
     "check_val_every_n_epoch": None,
     "enable_model_summary": False,
 }
@@ -230,7 +230,7 @@ class TruelineCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our callbacks beside those that the user asked for."""
         self.settle()
-        fit_intervals(self.options.trainer, self.datamodule)
+        choose_intervals(self.options.trainer, self.datamodule)
         options = self.options.trainer
         if options.logger in (None, True):
             kwargs["logger"] = self.default_logger()

@@ -115,5 +115,5 @@ def entries(
 
 
 def number(value: float | None) -> str:
-    """Write a number with six digits or more after the point; nothing for what is not known."""
+    """Write a number with six digits after the point, or six in all; nothing for None."""
     return "" if value is None else f"{value:.6f}" if 1e-3 <= abs(value) < 1e6 else f"{value:.6g}"

@@ -71,6 +71,8 @@ def export(arguments: list[str]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser that raises, where argparse would print and exit."""
+
     def error(self, message: str) -> NoReturn:
         """Refuse options as the other commands do.
 
@@ -137,7 +139,7 @@ def _format(asked: str | None, path: str | None) -> str:
         option = (
             "--path: expected a name that ends in .json or .onnx"
             if asked is None
-            else ("--format: expected json or onnx")
+            else "--format: expected json or onnx"
         )
         raise RequestError(f"{option}; found {path if asked is None else asked}")
     if ending in FORMATS and ending != found:
