@@ -90,6 +90,16 @@ def modes(rows: Triangle, l2: float = 0.0, weight_decay: float = 0.0) -> Modes:
     return Modes(singular**2, left)
 
 
+def unit_of_distance(rows: Triangle) -> Array:
+    """Return what the distance of predictions from the closed form is divided by.
+
+    Returns:
+        The spread of y, or 1 where y is the same in all rows; in units of y, shape (n_targets,).
+    """
+    spread = rows.spread
+    return np.where(spread > 0, spread, 1.0)
+
+
 def _scale(rows: Triangle) -> float:
     """Return what makes the squares of the rows those in the Hessian."""
     return math.sqrt(2 / (rows.rows * rows.n_targets))
@@ -133,9 +143,8 @@ def epochs(
     moving = found.curvature > 0
     curvature, directions = found.curvature[moving], found.left[: rows.columns, moving]
     offset = (found.left.T @ _residuals(rows, start, l2, sgd.weight_decay))[moving]
-    spread = rows.spread
     # In the units of the criterion: one is on the line between converged and not.
-    offset *= math.sqrt(rows.n_targets / 2) / (accuracy * np.where(spread > 0, spread, 1.0))
+    offset *= math.sqrt(rows.n_targets / 2) / (accuracy * unit_of_distance(rows))
     if not np.isfinite(offset).all() or log_rate(curvature, sgd).max() >= 0:
         return None
 

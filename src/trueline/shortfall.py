@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from trueline.convergence import epochs, modes
+from trueline.convergence import epochs, modes, unit_of_distance
 from trueline.forecast import MOST_EPOCHS
 from trueline.rates import SETTLED
 from trueline.reference import SGD
@@ -36,8 +36,7 @@ def remedy(rows: Triangle, line: Line, h: Any, within: float, full_batch: bool) 
     weight = np.reshape(line.weight, (p - 1, -1))
     reach = np.abs(rows.center[: p - 1]) @ np.abs(weight) + np.abs(line.bias)
     reach = np.maximum(reach, np.abs(rows.center[p - 1 :]))
-    spread = np.where(rows.spread > 0, rows.spread, 1.0)
-    if (np.finfo(np.float64).eps * reach > within * spread).any():
+    if (np.finfo(np.float64).eps * reach > within * unit_of_distance(rows)).any():
         return (
             "float64 has no more digits for numbers so far from 0 as these, beside how much they "
             "differ; take a constant off the target, or off features that are not standardised"
