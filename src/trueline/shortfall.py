@@ -6,7 +6,7 @@ import numpy as np
 
 from trueline.convergence import epochs, modes, unit_of_distance
 from trueline.forecast import MOST_EPOCHS
-from trueline.rates import SETTLED
+from trueline.rates import settles
 from trueline.reference import SGD
 from trueline.reference.triangle import Line, Triangle
 
@@ -48,9 +48,9 @@ def remedy(rows: Triangle, line: Line, h: Any, within: float, full_batch: bool) 
     more = epochs(rows, line, sgd, h.l2, within)
     if more is not None and more <= MOST_EPOCHS:
         return f"give some {more:,} more epochs"
-    condition = found.largest / found.smallest
-    if SETTLED**2 * condition <= MOST_EPOCHS**2:
+    if settles(found, MOST_EPOCHS):
         return "give more epochs, or --model.lr auto --model.momentum auto"
+    condition = found.largest / found.smallest
     return (
         f"columns nearly depend on each other (condition {condition:.2g}), for which there "
         "are too few epochs; leave one out, add --model.l2, or take the closed form"
