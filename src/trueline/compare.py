@@ -1,6 +1,5 @@
 """The four rungs side by side: the same line, from the same start, by four trainers."""
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from trueline.baselines import as_trace, train_autograd, train_builtin
 from trueline.data import RegressionData
 from trueline.errors import RequestError
+from trueline.json_files import write_json
 from trueline.module import LinearRegression
 from trueline.reference import SGD, Trace, mean_squared_error, train
 from trueline.reference.solve import least_squares, simple_regression
@@ -150,7 +150,7 @@ def compare(trainer: Trainer, model: LinearRegression, data: Any) -> dict[str, A
         "log_dir": os.path.normpath(folder) if folder else None,
     }
     if folder:
-        (folder / "compare.json").write_text(json.dumps(table, indent=2) + "\n", "utf-8")
+        write_json(folder / "compare.json", table)
     print_table(table)
     return table
 

@@ -24,8 +24,8 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from trueline.checkpoints import loading, reading, resuming
 from trueline.checkpoints.kept_options import keep, recall
+from trueline.checkpoints.plugin import WholeCheckpoints
 from trueline.checkpoints.saving import Checkpoints
-from trueline.checkpoints.whole_files import WholeCheckpoints
 from trueline.crosscheck import CrossCheck
 from trueline.data.learned import SAVED_AS
 from trueline.divergence import StopWhenNotFinite

@@ -1,19 +1,16 @@
 """The line as JSON: all that it takes to predict by hand, in the units of the table."""
 
 import json
-import platform
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import lightning
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-import trueline
 from trueline.export.trained import Trained
 from trueline.reference.triangle import Triangle
 from trueline.tables import Feature
+from trueline.versions import versions
 
 FORMAT = 1
 """Of the document; a higher one has keys that mean something else."""
@@ -37,13 +34,7 @@ def document(trained: Trained, rows: Triangle | None = None) -> str:
         "base_levels": {f.name: f.levels[0] for f, _ in trained.features if f.levels},
         "rows": rows and rows.n_samples,
         "loss": rows and rows.loss(trained.in_units),
-        "versions": {
-            "trueline": trueline.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-        },
+        "versions": versions(),
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
