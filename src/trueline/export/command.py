@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from trueline.checkpoints.reading import LAST, find_last
+from trueline.checkpoints.reading import LAST, find_last, run_of
 from trueline.checkpoints.whole_files import write_whole
 from trueline.errors import RequestError
 from trueline.export import document, graph
@@ -38,7 +38,7 @@ def export(arguments: list[str]) -> None:
     path = options.ckpt_path
     if path == LAST:
         path = find_last(Path(options.root) / "lightning_logs")
-    run = _run_folder(path)
+    run = run_of(path)
     out = Path(options.path or run / f"model.{kind}")
     if out.exists() or out.is_symlink():
         raise RequestError(
@@ -145,14 +145,6 @@ def _format(asked: str | None, path: str | None) -> str:
     if ending in FORMATS and ending != found:
         raise RequestError(f"--format: expected {ending}, as --path ends; found {found}; drop one")
     return found
-
-
-def _run_folder(path: str) -> Path:
-    """Return the folder of the run that a checkpoint is from; of an address, the one at hand."""
-    if "://" in path:
-        return Path()
-    folder = Path(path).parent
-    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def _sample(trained: Trained, run: Path, table: str | None) -> Sample:
