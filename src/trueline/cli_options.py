@@ -26,6 +26,7 @@ from trueline.hooks import FewHooks
 from trueline.module import LinearRegression
 from trueline.option_errors import check_configs, check_counts, one_line, with_remedy
 from trueline.predictions import PredictionWriter
+from trueline.run_folder import RUNS
 
 TRAINER_DEFAULTS = {
     # What the article's 15 points need at its learning rate, until the ninth digit stands still.
@@ -101,7 +102,7 @@ class OptionsCLI(LightningCLI):
     @property
     def runs(self) -> Path:
         """The folder that holds one folder a run."""
-        return Path(self.options.trainer.default_root_dir or "") / "lightning_logs"
+        return Path(self.options.trainer.default_root_dir or "") / RUNS
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add model and data before the Trainer, so that --help shows them first."""

@@ -66,7 +66,7 @@ class Report(FewHooks):
         return time.perf_counter() - start - self._validating
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count whole passes over the data; Lightning counts one that was cut short as one."""
+        """Count whole passes over the data; Lightning also counts one that was cut short."""
         if trainer.is_last_batch:
             self._epochs = trainer.current_epoch + 1
 

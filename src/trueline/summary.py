@@ -225,6 +225,7 @@ def _coefficients(
 
 
 def _log_likelihood(rows: Triangle, residual: float) -> float:
+    """Return `(Σlog w − n·(log 2π + 1 + log(‖residual‖²/n))) / 2`."""
     n = rows.n_samples
     variance = 2 * math.log(residual) - math.log(n)
     return (rows.log_weights - n * (math.log(2 * math.pi) + 1 + variance)) / 2

@@ -43,6 +43,7 @@ class Checkpoints(FewHooks, Checkpoint):
         named: Whether to save `step=K.ckpt` too; not where another callback may have such files.
 
     Raises:
+        ValueError: When a number is out of range.
         CheckFailed: When told to stop, saying how to go on; and instead of saving parameters that
             are not finite.
     """

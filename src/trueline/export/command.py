@@ -15,6 +15,7 @@ from trueline.export import document, graph
 from trueline.export.checking import Sample, Way, check, nameless_sample, table_sample
 from trueline.export.trained import Trained, restore
 from trueline.option_errors import with_remedy
+from trueline.run_folder import RUNS
 
 FORMATS = ("json", "onnx")
 DESCRIPTION = """\
@@ -37,7 +38,7 @@ def export(arguments: list[str]) -> None:
     kind = _format(options.format, options.path)
     path = options.ckpt_path
     if path == LAST:
-        path = find_last(Path(options.root) / "lightning_logs")
+        path = find_last(Path(options.root) / RUNS)
     run = run_of(path)
     out = Path(options.path or run / f"model.{kind}")
     if out.exists() or out.is_symlink():

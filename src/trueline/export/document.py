@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from trueline.export.trained import Trained
 from trueline.reference.triangle import Triangle
-from trueline.tables import Feature
 from trueline.versions import versions
 
 FORMAT = 1
@@ -17,7 +16,7 @@ FORMAT = 1
 
 
 def document(trained: Trained, rows: Triangle | None = None) -> str:
-    """Write a line down.
+    """Write a line as JSON.
 
     Args:
         trained: The line.
@@ -30,7 +29,9 @@ def document(trained: Trained, rows: Triangle | None = None) -> str:
     content = {
         "format": FORMAT,
         "lines": _lines(trained),
-        "means": {f.name: trained.scaling.mean[i.start] for f, i in _numbers(trained)},
+        "means": {
+            f.name: trained.scaling.mean[at.start] for f, at in trained.features if f.levels is None
+        },
         "base_levels": {f.name: f.levels[0] for f, _ in trained.features if f.levels},
         "rows": rows and rows.n_samples,
         "loss": rows and rows.loss(trained.in_units),
@@ -94,11 +95,6 @@ def _lines(trained: Trained) -> list[dict[str, Any]]:
             | {"intercept": b, "at_means": m, "coefficients": coefficients}
         )
     return lines
-
-
-def _numbers(trained: Trained) -> list[tuple[Feature, slice]]:
-    """Return the columns that are no categories, each with its place among the columns of X."""
-    return [(feature, at) for feature, at in trained.features if feature.levels is None]
 
 
 def _named(weight: list[float]) -> dict[str, float]:
