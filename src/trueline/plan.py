@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from trueline.convergence import CONVERGED_WITHIN, epochs, modes
+from trueline.json_files import jsonable
 from trueline.rates import best_lr, heavy_ball
 from trueline.reference import SGD
 from trueline.reference.solve import stable_lr
@@ -83,9 +84,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON has words for it: infinities are None, advice is added."""
-        plain = dataclasses.asdict(self) | {"advice": self.advice}
-        infinite = {n for n, v in plain.items() if isinstance(v, float) and math.isinf(v)}
-        return plain | dict.fromkeys(infinite)
+        found: dict[str, Any] = jsonable(dataclasses.asdict(self) | {"advice": self.advice})
+        return found
 
     @property
     def advice(self) -> str:
