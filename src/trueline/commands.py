@@ -27,7 +27,7 @@ from trueline.run_folder import claim_folder, next_folder
 from trueline.sweep.command import sweep
 
 LOST = r"gloo.*(?i:connection|timed out|timeout)|Connection (closed|reset) by peer|NCCL|TCPStore"
-"""In the messages of torch.distributed when another process does not answer any more."""
+"""What torch.distributed says when another process does not answer any more."""
 MATRIX_OPTIONS = {
     "accelerators": "Which to try, such as cpu,cuda; all that are there unless given.",
     "precisions": "Which to try, such as 64-true,32-true; all unless given.",
@@ -39,7 +39,7 @@ gc.freeze()
 
 
 def run(arguments: list[str]) -> None:
-    """Run a command that needs Lightning.
+    """Run any command but `--help` and `--version`.
 
     Args:
         arguments: The command and its options.
@@ -94,7 +94,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _without_files(hook: Callable[..., object]) -> Callable[..., object]:
-    """Leave out what a thread could not write: TensorBoard raises it once more, in the training."""
+    """Keep a thread quiet that could not write: TensorBoard raises the same in the training."""
     return lambda thread: None if issubclass(thread.exc_type, OSError) else hook(thread)
 
 
@@ -120,7 +120,7 @@ class CompareCLI(TruelineCLI):
         )
 
     def callbacks(self, given: list[Callback]) -> list[Callback]:
-        """Return those of fit but its report: compare prints a table of its own."""
+        """Return those of fit without its report: compare prints a table of its own."""
         return [c for c in super().callbacks(given) if not isinstance(c, Report)]
 
 
@@ -131,7 +131,7 @@ class PlanCLI(TruelineCLI):
         super().__init__(args, run=False, prog="trueline plan")
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what counts as converged before the options of fit."""
+        """Add the option of plan before those of fit."""
         parser.add_argument(
             "--accuracy",
             type=float,
@@ -159,7 +159,7 @@ class MatrixCLI(TruelineCLI):
         super().__init__(args, run=False, prog="trueline crosscheck")
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what chooses the settings before the options of fit."""
+        """Add the options that choose settings before those of fit."""
         for name, text in MATRIX_OPTIONS.items():
             parser.add_argument(f"--{name}", type=str, default="", help=text)
         super().add_core_arguments_to_parser(parser)

@@ -1,4 +1,4 @@
-"""Puts what is wrong with options into one line that names the remedy."""
+"""Refuses wrong options, in one line that names the remedy."""
 
 import difflib
 import inspect
@@ -75,13 +75,13 @@ def with_remedy(message: str, known: Collection[str], command: str) -> str:
 
 
 def check_counts(options: Any) -> None:
-    """Refuse counts below 1 and a seed that no generator takes.
+    """Refuse what Lightning takes and stumbles over later: counts below 1, a seed out of range.
 
     Args:
         options: As parsed, with `trainer` and `seed_everything`.
 
     Raises:
-        RequestError: Naming all of them.
+        RequestError: Naming every such option.
     """
     if options.trainer is None:
         raise RequestError("trainer: expected options, found null; leave it out of the config")

@@ -64,6 +64,11 @@ def best_lr(
     return low
 
 
+def settles(found: Modes, steps: int) -> bool:
+    """Return whether the heavy ball at its fastest comes to rest in some steps, `25·√κ` of them."""
+    return SETTLED**2 * found.largest <= steps**2 * found.smallest
+
+
 def heavy_ball(
     found: Modes, dampening: float = 0.0, steps: int | None = None
 ) -> tuple[float, float]:
@@ -182,6 +187,9 @@ def tuned(
         h: The hyperparameters of the training; lr and momentum may be auto.
         batch_size: Rows drawn at random for a step; full batch unless given.
         longest: The largest `‖[1 x]‖²` of a row; only batches need it.
+
+    Returns:
+        `lr` and `momentum`, both numbers.
 
     Raises:
         ValueError: When no number does, with what to change.

@@ -5,9 +5,10 @@ from typing import Any
 POINTS_PER_CURVE = 500
 """More than a screen shows of a curve, and half of what TensorBoard keeps of one."""
 FEWEST_POINTS = 100
+"""Of each curve, however many curves there are."""
 NUMBERS_PER_RUN = 3_000
-"""Of all curves together, as long as that leaves each the fewest points: to write so many takes
-TensorBoard 30 milliseconds."""
+"""Points of all curves together, where each then has `FEWEST_POINTS` or more; TensorBoard writes so
+many in 30 milliseconds."""
 CHECKS_PER_RUN = 20
 """Validations; together they cost a run a tenth of a second."""
 
@@ -23,11 +24,11 @@ def points_per_curve(n_features: int, n_targets: int) -> int:
     return max(FEWEST_POINTS, min(POINTS_PER_CURVE, NUMBERS_PER_RUN // curves))
 
 
-def fit_intervals(options: Any, data: Any) -> None:
-    """Put intervals where nothing was said.
+def choose_intervals(options: Any, data: Any) -> None:
+    """Choose how often to log and to validate, where the options do not say.
 
     Args:
-        options: Of the Trainer, which are changed.
+        options: Of the Trainer; what is None among the intervals is filled in.
         data: That is trained on.
     """
     epochs = max(options.max_epochs or 0, 0)

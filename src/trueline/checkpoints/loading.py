@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch import LightningModule
 
-from trueline.checkpoints.reading import read, refusing
+from trueline.checkpoints.reading import read, refusing, run_of
 from trueline.errors import RequestError
 from trueline.module import CHECKPOINT_FORMAT, LinearRegression
 
@@ -105,7 +104,7 @@ def check_trained_on(path: str, checkpoint: Mapping[str, Any], data: str, defaul
     if data != default or trained_on == data:
         return
     trained_on = trained_on if trained_on.isidentifier() else "other data"
-    config = Path(path).parent.parent / "config.yaml"
+    config = run_of(path) / "config.yaml"
     give = f"--config {config}" if config.is_file() else f"--data {trained_on} and its options"
     raise RequestError(
         f"--data: expected {trained_on}, which {path} was trained on, found {data}, the default; "
