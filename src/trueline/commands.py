@@ -22,6 +22,7 @@ from trueline.export.command import export
 from trueline.forecast import forecast
 from trueline.lightning_cli import TruelineCLI
 from trueline.option_errors import one_line
+from trueline.printing import to_whoever_reads
 from trueline.report import Report
 from trueline.run_folder import claim_folder, next_folder
 from trueline.sweep.command import sweep
@@ -61,18 +62,8 @@ def run(arguments: list[str]) -> None:
     hook = threading.excepthook
     threading.excepthook = _without_files(hook)
     try:
-        if arguments[0] == "compare":
-            CompareCLI(arguments[1:]).compare()
-        elif arguments[0] == "crosscheck":
-            MatrixCLI(arguments[1:]).run_matrix()
-        elif arguments[0] == "plan":
-            PlanCLI(arguments[1:]).plan()
-        elif arguments[0] == "export":
-            export(arguments[1:])
-        elif arguments[0] == "sweep":
-            sweep(arguments[1:])
-        else:
-            TruelineCLI(arguments)
+        with to_whoever_reads():
+            _command(arguments)
     except MisconfigurationException as error:
         raise RequestError(one_line(str(error))) from error
     except OSError as error:
@@ -91,6 +82,21 @@ def run(arguments: list[str]) -> None:
         ) from None
     finally:
         threading.excepthook = hook
+
+
+def _command(arguments: list[str]) -> None:
+    if arguments[0] == "compare":
+        CompareCLI(arguments[1:]).compare()
+    elif arguments[0] == "crosscheck":
+        MatrixCLI(arguments[1:]).run_matrix()
+    elif arguments[0] == "plan":
+        PlanCLI(arguments[1:]).plan()
+    elif arguments[0] == "export":
+        export(arguments[1:])
+    elif arguments[0] == "sweep":
+        sweep(arguments[1:])
+    else:
+        TruelineCLI(arguments)
 
 
 def _without_files(hook: Callable[..., object]) -> Callable[..., object]:

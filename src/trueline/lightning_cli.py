@@ -67,7 +67,7 @@ class TruelineCLI(OptionsCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our callbacks beside those that the user asked for."""
         self.settle()
-        choose_intervals(self.options.trainer, self.datamodule)
+        self.validates_last = choose_intervals(self.options.trainer, self.datamodule)
         options = self.options.trainer
         if options.logger in (None, True):
             kwargs["logger"] = self.default_logger()
@@ -128,7 +128,7 @@ class TruelineCLI(OptionsCLI):
         if self.subcommand == "predict":
             return bar  # and the PredictionWriter that Lightning adds
         # Each callback, used or not, costs a step 3 % of its time in Lightning: none to spare.
-        scalars = Scalars(DRAW_AFTER if self.options.figures else None)
+        scalars = Scalars(DRAW_AFTER if self.options.figures else None, self.validates_last)
         mine: list[Callback] = [StopWhenNotFinite(), scalars, Report()]
         if self.options.crosscheck not in ("off", False):
             check = CrossCheck(on_failure=self.options.crosscheck, free_run=self.options.free_run)
@@ -147,6 +147,8 @@ class TruelineCLI(OptionsCLI):
         try:
             self.trainer.fit(**kwargs)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM
+            if any(isinstance(c, Report) and c.has_ended for c in self.trainer.callbacks):  # type: ignore[attr-defined]
+                return  # it came when all was done
             raise CheckFailed(
                 f"interrupted at once, after step {self.trainer.global_step:,}; to go on from the "
                 "newest checkpoint, if there is one, add --ckpt_path last"

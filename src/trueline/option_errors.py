@@ -45,6 +45,10 @@ def one_line(message: str) -> str:
         (r"[.;] (?:Got value|Given value): ", "; found "),
         (r'Parser key "([^"]+)":(?:; | or )? ?(?:expected )?(.*)', r"--\1: expected \2"),
         (r": expected (Option|File|No module)", r": \1"),
+        (
+            r"^--(\S+): expected the following arguments are required: (.*)$",
+            r"--\1.\2: expected a value; found none",
+        ),
     ):
         text = re.sub(pattern, plain, text)
     return text
@@ -67,6 +71,8 @@ def with_remedy(message: str, known: Collection[str], command: str) -> str:
     typed = re.search(r"arguments: --([\w.]+)|option '([\w.]+)'|Option '(\w+)'", message)
     if typed:
         name = typed[1] or typed[2] or f"data.{typed[3]}"
+        if taking := [c.__name__ for c in classes if typed[3] in inspect.signature(c).parameters]:
+            return f"{message}; give --data {' or '.join(taking)}, which has it"
         if close := difflib.get_close_matches(name, [*known, *data], n=1):
             return f"{message}; did you mean --{close[0]}?"
     if message.startswith("--data:"):

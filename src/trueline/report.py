@@ -18,6 +18,7 @@ from trueline.divergence import stable_limit
 from trueline.hooks import FewHooks
 from trueline.json_files import write_json
 from trueline.reference.triangle import Line
+from trueline.printing import to_whoever_reads
 from trueline.result_table import print_table
 from trueline.shortfall import remedy
 from trueline.summary import summarise
@@ -92,8 +93,14 @@ class Report(FewHooks):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table, last."""
-        if self.result and self.result["error"] is None and trainer.is_global_zero:
-            print_table(self.result)
+        if self.result and self.has_ended and trainer.is_global_zero:
+            with to_whoever_reads():
+                print_table(self.result)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the training has run to its end."""
+        return self.result is not None and self.result["error"] is None
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, error: str | None) -> None:
         if self._start is None:

@@ -127,4 +127,7 @@ def entries(
 
 def number(value: float | None) -> str:
     """Write a number with six digits after the point, or six in all; nothing for None."""
-    return "" if value is None else f"{value:.6f}" if 1e-3 <= abs(value) < 1e6 else f"{value:.6g}"
+    if value is None:
+        return ""
+    value += 0.0  # of which -0 is 0
+    return f"{value:.6f}" if 1e-3 <= abs(value) < 1e6 else f"{value:.6g}"

@@ -24,15 +24,19 @@ def points_per_curve(n_features: int, n_targets: int) -> int:
     return max(FEWEST_POINTS, min(POINTS_PER_CURVE, NUMBERS_PER_RUN // curves))
 
 
-def choose_intervals(options: Any, data: Any) -> None:
+def choose_intervals(options: Any, data: Any) -> bool:
     """Choose how often to log and to validate, where the options do not say.
 
     Args:
         options: Of the Trainer; what is None among the intervals is filled in.
         data: That is trained on.
+
+    Returns:
+        Whether it has chosen when to validate; then the end is validated too, due or not.
     """
     epochs = max(options.max_epochs or 0, 0)
-    if options.check_val_every_n_epoch is None and options.val_check_interval is None:
+    chosen = options.check_val_every_n_epoch is None and options.val_check_interval is None
+    if chosen:
         options.check_val_every_n_epoch = max(1, epochs // CHECKS_PER_RUN)
     elif options.check_val_every_n_epoch is None and type(options.val_check_interval) is float:
         options.check_val_every_n_epoch = 1  # a fraction is one of an epoch
@@ -42,3 +46,4 @@ def choose_intervals(options: Any, data: Any) -> None:
     if options.log_every_n_steps is None and steps:
         points = points_per_curve(getattr(data, "n_features", 1), getattr(data, "n_targets", 1))
         options.log_every_n_steps = max(1, steps // points)
+    return chosen

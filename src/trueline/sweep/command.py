@@ -66,6 +66,9 @@ def sweep(arguments: list[str]) -> None:
         swept = read(asked.over)
         plan = make_plan(asked, swept, options)
         folder = claim_folder(Path(plan.pop("runs")), "sweep")
+    combinations = grid(swept)
+    if combinations is not None:
+        plan["trials"] = min(plan["trials"], len(combinations))
     with _alone_in(folder), _stopped_by_sigterm():
         study = Study(folder, swept, plan["trials"], plan["seed"])
         rows = [trial.user_attrs[FACTS] for trial in study.ended()]
@@ -76,7 +79,7 @@ def sweep(arguments: list[str]) -> None:
             )
         for one in swept:
             print(one)
-        print(_what_is_to_do(plan, grid(swept), len(rows)) + "\n")
+        print(_what_is_to_do(plan, combinations, len(rows)) + "\n")
         try:
             run(study, plan, folder, rows)
         except KeyboardInterrupt:

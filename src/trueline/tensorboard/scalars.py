@@ -46,6 +46,8 @@ class Scalars(FewHooks):
     Args:
         draw_after: Seconds of training after which figures are drawn for the first time, and then
             each time that it has taken twice as long; never unless given.
+        validates_last: Whether the last epoch is to be validated though its number is none of those
+            that are, so that `val/loss` ends where the training does.
 
     Attributes:
         closed_form: In the units of the training; None where there is none, or as long as it would
@@ -54,7 +56,8 @@ class Scalars(FewHooks):
 
     knows_executions = True
 
-    def __init__(self, draw_after: float | None = None) -> None:
+    def __init__(self, draw_after: float | None = None, validates_last: bool = False) -> None:
+        self._validates_last = validates_last
         self._draw_after = math.inf if draw_after is None else draw_after
         self._draw_at = math.inf
         self._row: dict[str, float] | None = None
@@ -213,6 +216,8 @@ class Scalars(FewHooks):
             self._log_constants(trainer, logger)
         if time.monotonic() >= self._draw_at:
             self._draw(trainer, pl_module)
+        if self._validates_last and trainer.is_last_batch and _ends(trainer):
+            trainer.check_val_every_n_epoch = 1
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the figures of the training so far, and say when to draw them next."""
@@ -263,6 +268,12 @@ class Scalars(FewHooks):
         if trainer.logger and fitting and "val/loss" in trainer.callback_metrics:
             loss = trainer.callback_metrics["val/loss"].item()
             trainer.logger.log_metrics({"val/loss": loss}, trainer.global_step)
+
+
+def _ends(trainer: Trainer) -> bool:
+    """Return whether a training has taken its last step."""
+    at_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+    return at_last_epoch or trainer.global_step == trainer.max_steps
 
 
 def _is_checked(trainer: Trainer) -> bool:
