@@ -75,7 +75,9 @@ def _rows(data: Any) -> Triangle:
             f"{type(data).__name__}; choose one such as DummyData"
         )
     if not math.isfinite(data.trained_on.curvature()):
-        raise RequestError("--data: expected rows whose squares are numbers; scale the data")
+        raise RequestError(
+            "--data: expected rows whose squares float64 holds, found larger; scale the data"
+        )
     return data.trained_on
 
 

@@ -216,7 +216,15 @@ def as_asked(
     batch_size: int | None = None,
     accuracy: float = CONVERGED_WITHIN,
 ) -> Training:
-    """Return how long a training takes as it is asked for; see `make_plan` for the arguments."""
+    """Return how long a training takes as it is asked for.
+
+    Args:
+        rows: As they are trained on.
+        start: The initial parameters.
+        h: The hyperparameters, all of them numbers.
+        batch_size: Rows a step; all unless given.
+        accuracy: That counts as converged, as a fraction of the spread of y.
+    """
     unknown = "with a schedule" if h["schedule"] else ""
     if batch_size not in (None, rows.n_samples):
         unknown = "with mini-batches"
