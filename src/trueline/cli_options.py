@@ -138,7 +138,11 @@ class OptionsCLI(LightningCLI):
         self.parsers.append(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse so that the command line wins over a config, and both over a checkpoint."""
+        """Parse so that the command line wins over a config, and both over a checkpoint.
+
+        Raises:
+            RequestError: When the options are wrong, or the checkpoint that they ask for is.
+        """
         arguments = list(args)  # type: ignore[arg-type]
         check_configs(arguments)
         try:

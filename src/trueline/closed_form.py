@@ -59,9 +59,14 @@ class ClosedForm(NamedTuple):
         return np.asarray(apart / unit_of_distance(rows))
 
 
+def is_known(data: RegressionData) -> bool:
+    """Return whether the triangle of the rows has been worked out."""
+    return "triangle" in vars(data)
+
+
 def is_cheap(data: RegressionData) -> bool:
     """Return whether the triangle of the rows is known, or worked out in no time."""
-    return "triangle" in vars(data) or data.n_samples * (data.n_features + 1) <= FEW_NUMBERS
+    return is_known(data) or data.n_samples * (data.n_features + 1) <= FEW_NUMBERS
 
 
 def line_of(module: LightningModule) -> Line:

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from trueline.closed_form import line_of
+from trueline.closed_form import is_known, line_of
 from trueline.convergence import CONVERGED_WITHIN, modes
 from trueline.data import RegressionData
 from trueline.errors import RequestError
@@ -41,9 +41,10 @@ def forecast(data: Any, model: LinearRegression, accuracy: float = CONVERGED_WIT
         RequestError: When the data has no rows that can be read, or their squares are beyond
             float64.
     """
+    known = isinstance(data, RegressionData) and is_known(data)
     begin = time.perf_counter()
     rows = _rows(data)
-    seconds = time.perf_counter() - begin
+    seconds = None if known else time.perf_counter() - begin
     h: Any = model.hparams
     plan = make_plan(
         rows,
@@ -74,7 +75,9 @@ def _rows(data: Any) -> Triangle:
             f"{type(data).__name__}; choose one such as DummyData"
         )
     if not math.isfinite(data.trained_on.curvature()):
-        raise RequestError("--data: expected rows whose squares are numbers; scale the data")
+        raise RequestError(
+            "--data: expected rows whose squares float64 holds, found larger; scale the data"
+        )
     return data.trained_on
 
 

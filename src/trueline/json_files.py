@@ -25,6 +25,10 @@ def jsonable(value: Any) -> Any:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a result.
 
+    Args:
+        path: Of the file, in a folder that is there.
+        content: Of dicts, lists, texts and numbers.
+
     Raises:
         OSError: When it cannot be written; a file that is there then stays as it is.
     """

@@ -46,7 +46,11 @@ class TruelineCLI(OptionsCLI):
             trainer.accelerator = "cpu" if trainer.precision == "64-true" else "auto"
 
     def instantiate_classes(self) -> None:
-        """Build data, model and Trainer, and refuse a checkpoint of another shape."""
+        """Build data, model and Trainer, and refuse a checkpoint of another shape.
+
+        Raises:
+            RequestError: When one of them cannot be built as asked, or the checkpoint does not fit.
+        """
         try:
             super().instantiate_classes()
         except RequestError:
@@ -91,7 +95,11 @@ class TruelineCLI(OptionsCLI):
         return super().instantiate_trainer(**kwargs)
 
     def settle(self) -> None:
-        """Put numbers where the data decides: lr and momentum auto, and epochs that it plans."""
+        """Put numbers where the data decides: lr and momentum auto, and epochs that it plans.
+
+        Raises:
+            RequestError: When no numbers do, or the data cannot tell.
+        """
         if self.subcommand not in (None, "fit"):
             return
         options = self.options
@@ -143,7 +151,11 @@ class TruelineCLI(OptionsCLI):
         return [*mine, *bar]
 
     def fit(self, **kwargs: Any) -> None:
-        """Train; say where a training was interrupted, which Lightning leaves to its log."""
+        """Train; say where a training was interrupted, which Lightning leaves to its log.
+
+        Raises:
+            CheckFailed: When it was interrupted, or fails a check.
+        """
         try:
             self.trainer.fit(**kwargs)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM
@@ -172,7 +184,11 @@ class TruelineCLI(OptionsCLI):
                     log_final_figures(self.trainer, self.model, callback.result)
 
     def before_fit(self) -> None:
-        """Refuse what cannot be checked or resumed, open the log directory, and say what starts."""
+        """Refuse what cannot be checked or resumed, open the log directory, and say what starts.
+
+        Raises:
+            RequestError: When a setting, the checkpoint or the log directory does not do.
+        """
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, CrossCheck):
                 callback.check_settings(self.trainer)
@@ -192,7 +208,11 @@ class TruelineCLI(OptionsCLI):
             print_start(self.trainer, self.datamodule)
 
     def open_log_directory(self) -> None:
-        """Make the log directory; refuse one that cannot be written or holds another run."""
+        """Make the log directory.
+
+        Raises:
+            RequestError: When it cannot be written, or holds another run.
+        """
         logger = self.trainer.logger
         # The other processes start when process 0 has begun the run.
         if not logger or not self.trainer.is_global_zero or self.options.trainer.fast_dev_run:

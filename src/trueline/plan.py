@@ -54,7 +54,7 @@ class Plan:
         n_targets: Columns of y.
         batch_size: Rows a step.
         bytes: Of the rows in memory.
-        seconds: For reading all rows once.
+        seconds: For reading all rows once; None where they were read before the plan.
         accuracy: That counts as converged, as a fraction of the spread of y.
         condition: The largest curvature of the objective over the smallest.
         condition_standardised: The same for standardised columns.
@@ -72,7 +72,7 @@ class Plan:
     n_targets: int
     batch_size: int
     bytes: int
-    seconds: float
+    seconds: float | None
     accuracy: float
     condition: float
     condition_standardised: float
@@ -118,9 +118,10 @@ class Plan:
 
     def table(self) -> str:
         """Return the plan as text, 100 columns wide at most."""
+        read = "" if self.seconds is None else f", read once in {self.seconds:.2g} s"
         facts = {
             "rows": f"{self.n_samples:,}; features {self.n_features:,}, targets "
-            f"{self.n_targets:,}; {self.bytes:,} bytes, read once in {self.seconds:.2g} s",
+            f"{self.n_targets:,}; {self.bytes:,} bytes{read}",
             "rows a step": f"{self.batch_size:,}",
             "condition": f"{self.condition:.4g}; with standardised columns "
             f"{self.condition_standardised:.4g}",
@@ -146,7 +147,7 @@ def make_plan(
     accuracy: float = CONVERGED_WITHIN,
     names: Sequence[str] = (),
     bytes_: int = 0,
-    seconds: float = 0.0,
+    seconds: float | None = None,
     raw: Triangle | None = None,
 ) -> Plan:
     """Plan a training.
@@ -159,7 +160,7 @@ def make_plan(
         accuracy: That counts as converged, as a fraction of the spread of y.
         names: Of the columns of X; `x0` and so on unless given.
         bytes_: Of the rows in memory.
-        seconds: For reading all rows once.
+        seconds: For reading all rows once, where that has been measured.
         raw: Before they were standardised, if they were.
 
     Returns:
@@ -215,7 +216,15 @@ def as_asked(
     batch_size: int | None = None,
     accuracy: float = CONVERGED_WITHIN,
 ) -> Training:
-    """Return how long a training takes as it is asked for; see `make_plan` for the arguments."""
+    """Return how long a training takes as it is asked for.
+
+    Args:
+        rows: As they are trained on.
+        start: The initial parameters.
+        h: The hyperparameters, all of them numbers.
+        batch_size: Rows a step; all unless given.
+        accuracy: That counts as converged, as a fraction of the spread of y.
+    """
     unknown = "with a schedule" if h["schedule"] else ""
     if batch_size not in (None, rows.n_samples):
         unknown = "with mini-batches"

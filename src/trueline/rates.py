@@ -65,7 +65,12 @@ def best_lr(
 
 
 def settles(found: Modes, steps: int) -> bool:
-    """Return whether the heavy ball at its fastest comes to rest in some steps, `25·√κ` of them."""
+    """Return whether the heavy ball at its fastest comes to rest in some steps, `25·√κ` of them.
+
+    Args:
+        found: The modes of the objective.
+        steps: That there will be, ≥ 1.
+    """
     return SETTLED**2 * found.largest <= steps**2 * found.smallest
 
 
@@ -198,7 +203,9 @@ def tuned(
     if "auto" not in (lr, momentum):
         return {"lr": lr, "momentum": momentum}
     if not math.isfinite(rows.curvature(h["l2"])):
-        raise ValueError("lr auto: expected rows whose squares are numbers; scale the data")
+        raise ValueError(
+            "lr auto: expected rows whose squares float64 holds, found larger; scale the data"
+        )
     found = modes(rows, h["l2"], h["weight_decay"])
     if batch_size is not None:
         momentum = 0.0 if momentum == "auto" else momentum

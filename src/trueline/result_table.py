@@ -114,7 +114,14 @@ def parameters(result: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
 def entries(
     name: str, value: Any, features: list[str] | None, targets: list[str] | None
 ) -> dict[str, Any]:
-    """Name the entries of a parameter: `weight`, `weight[j]`, `weight[j,t]`; or by columns."""
+    """Name the entries of a parameter: `weight`, `weight[j]`, `weight[j,t]`; or by columns.
+
+    Args:
+        name: `weight` or `bias`.
+        value: A number, or a list as in `result.json`; None where it is not known.
+        features: Names of the columns of X; None where they have none.
+        targets: Names of the columns of y; None where they have none.
+    """
     array = np.asarray(value)
     if not features or not targets or value is None:
         places = {at: f"[{','.join(map(str, at))}]" if at else "" for at in np.ndindex(array.shape)}

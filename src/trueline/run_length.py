@@ -16,6 +16,10 @@ CHECKS_PER_RUN = 20
 def points_per_curve(n_features: int, n_targets: int) -> int:
     """Return how many points a run logs of each of its curves.
 
+    Args:
+        n_features: Columns of X.
+        n_targets: Columns of y.
+
     Example:
         >>> points_per_curve(1, 1), points_per_curve(10, 1), points_per_curve(1000, 1)
         (500, 125, 100)

@@ -27,6 +27,9 @@ def load(path: str, resume: bool) -> dict[str, Any]:
         path: Of a file, or an address.
         resume: Whether training is to go on from it, which takes more than parameters.
 
+    Returns:
+        The checkpoint, of which all parts are there.
+
     Raises:
         RequestError: When it cannot be read, or is not one that `trueline fit` has written.
     """
@@ -114,6 +117,11 @@ def check_trained_on(path: str, checkpoint: Mapping[str, Any], data: str, defaul
 
 def check_fits(path: str, checkpoint: dict[str, Any], module: LightningModule) -> None:
     """Compare the parameters of a checkpoint with those of the module that will load them.
+
+    Args:
+        path: Of the checkpoint, for messages.
+        checkpoint: As loaded.
+        module: With parameters of the shapes that are expected.
 
     Raises:
         RequestError: When names or shapes differ, or they are not finite real numbers.

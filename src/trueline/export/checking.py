@@ -48,6 +48,10 @@ class Sample(NamedTuple):
 def table_sample(trained: Trained, path: str) -> Sample:
     """Read rows of a table: numbers as the training does, categories as texts.
 
+    Args:
+        trained: On such a table.
+        path: Of the table.
+
     Raises:
         RequestError: When there is no such table, or it has other columns or levels.
     """
