@@ -4,6 +4,8 @@ import csv
 import importlib.metadata
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import torch
 import yaml
 from sklearn.linear_model import LinearRegression as Peer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import Run
 from trueline import __version__
@@ -348,10 +351,35 @@ def test_validate_test_and_predict_use_the_newest_run(cli: Cli, tmp_path: Path) 
     np.testing.assert_allclose(written, expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("arguments", ["fit --trainer.max_epochs 50", "plan"])
+def test_reader_that_goes_away_ends_nothing(arguments: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trueline", *arguments.split()]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert run.stdout is not None and run.stderr is not None  # noqa: PT018
+    run.stdout.close()
+    assert run.stderr.read() == b""
+    run.stderr.close()
+    assert run.wait() == 0
+    if arguments != "plan":
+        assert (tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt").exists()
+
+
+def test_curve_of_the_validation_ends_where_the_training_does(cli: Cli, tmp_path: Path) -> None:
+    assert cli("fit", "--trainer.max_epochs=43").status == 0
+    events = EventAccumulator(str(tmp_path / "lightning_logs/version_0")).Reload()
+    assert [p.step for p in events.Scalars("val/loss")] == [*range(2, 43, 2), 43]
+    # Who says when to validate has it so.
+    options = ("--trainer.max_epochs=43", "--trainer.check_val_every_n_epoch=10")
+    assert cli("fit", *options).status == 0
+    events = EventAccumulator(str(tmp_path / "lightning_logs/version_1")).Reload()
+    assert [p.step for p in events.Scalars("val/loss")] == [10, 20, 30, 40]
+
+
 def test_line_of_other_data_is_not_held_against_the_default(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{x},{x * x}\n" for x in range(9)))
     table = ("--data=TableData", "--data.path=t.csv", "--data.target=y", "--data.test_fraction=0.3")
     config = "lightning_logs/version_0/config.yaml"
+    last = "lightning_logs/version_0/checkpoints/last.ckpt"
     assert cli("fit", *table).status == 0
     for command in ("fit", "validate", "test", "predict"):
         refused = cli(command, "--ckpt_path=last")
@@ -367,6 +395,8 @@ def test_line_of_other_data_is_not_held_against_the_default(cli: Cli, tmp_path: 
     assert asked.stdout == cli("test", *table).stdout
     assert cli("predict", "--config", config).status == 0
     assert cli("validate", "--data", "DummyData").status == 0
+    (tmp_path / "dummy.yaml").write_text("data:\n  class_path: DummyData\n")
+    assert cli("validate", "--config", "dummy.yaml", "--ckpt_path", last).status == 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from conftest import Run
 from trueline.convergence import epochs
@@ -174,6 +177,18 @@ def test_held_out_rows_decide_where_there_are_some(cli: Cli, tmp_path: Path) -> 
     losses = [row["val_loss"] for row in content["rows"]]
     assert losses == sorted(losses)
     assert all(row["val_loss"] != row["loss"] for row in content["rows"])
+    # Of the line that is left, whatever epochs are validated: 9, 18, ..., 198, and the last.
+    run = cli("sweep", "--over", "model.lr=0.01,0.02", *data, "--trainer.max_epochs=199")
+    assert run.status == 0, run.stderr
+    for row in table(tmp_path / "lightning_logs/sweep_1")["rows"]:
+        folder = f"lightning_logs/sweep_1/trial_{row['trial']:04d}"
+        said = cli("validate", *data, f"--ckpt_path={folder}/checkpoints/last.ckpt").stdout
+        found = re.search(r"val/loss\W+([\d.e+-]+)", said)
+        assert found
+        assert row["val_loss"] == pytest.approx(float(found[1]), rel=1e-12)
+        events = EventAccumulator(str(tmp_path / folder)).Reload()
+        assert events.Scalars("val/loss")[-1].step == 199
+        assert events.Scalars("final/val_loss")[-1].value == np.float32(row["val_loss"])
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGKILL])
@@ -222,6 +237,7 @@ def test_sweep_that_is_stopped_goes_on(cli: Cli, tmp_path: Path, signal_: signal
         ("--over model.lr=1,1", "expected values, each once; found 1,1"),
         ("--over model.lr=2..1", "expected a range from low to high, found 2..1"),
         ("--over model.lr=1..1", "expected a range from low to high"),
+        ("--over model.lr=..1", "expected a range of numbers, found none"),
         ("--over model.lr=a..b", "expected a range of numbers, found a"),
         ("--over model.lr=0..inf", "expected a range of numbers, found inf"),
         ("--over model.lr=0..1:log", "expected numbers above 0 for :log"),
@@ -298,6 +314,51 @@ def test_values_that_hold_commas_reach_the_training(cli: Cli, tmp_path: Path) ->
     rows = table(tmp_path / "lightning_logs/sweep_0")["rows"]
     assert [row["status"] for row in rows] == ["done", "done"]
     assert rows[0]["value"] != rows[1]["value"]
+
+
+def test_whole_numbers_are_tried_once_each(cli: Cli, tmp_path: Path) -> None:
+    asked = ("--over=data.batch_size=2..5", "--trials=4", "--trainer.max_epochs=2")
+    for jobs in ("--jobs=1", "--jobs=2"):
+        run = cli("sweep", *asked, jobs)
+        assert run.status == 0, run.stderr
+    for k in range(2):
+        rows = table(tmp_path / f"lightning_logs/sweep_{k}")["rows"]
+        assert sorted(row["options"]["data.batch_size"] for row in rows) == [2, 3, 4, 5]
+
+
+def test_more_trials_than_a_grid_has_are_all_of_it(cli: Cli, tmp_path: Path) -> None:
+    lrs = ("--over", "model.lr=0.001,0.002", "--trainer.max_epochs=5")
+    assert "2 trials" in cli("sweep", *lrs, "--trials=9").stdout
+    run = cli("sweep", "--resume=last", "--trials=20")
+    assert run.status == 0, run.stderr
+    assert len(table(tmp_path / "lightning_logs/sweep_0")["rows"]) == 2
+
+
+def test_what_is_swept_is_what_tensorboard_compares_first(cli: Cli, tmp_path: Path) -> None:
+    swept = ("--over", "trainer.accumulate_grad_batches=1,3", "--over", "data.shuffle=true,false")
+    run = cli("sweep", *swept, "--data.batch_size=5", "--trainer.max_epochs=4")
+    assert run.status == 0, run.stderr
+    logged = set()
+    for k in range(4):
+        folder = tmp_path / f"lightning_logs/sweep_0/trial_{k:04d}"
+        data = EventAccumulator(str(folder)).Reload().summary_metadata
+        plugin = {
+            name: HParamsPluginData.FromString(data[f"_hparams_/{name}"].plugin_data.content)
+            for name in ("experiment", "session_start_info")
+        }
+        start = plugin["session_start_info"].session_start_info.hparams
+        logged.add((start["accumulate_grad_batches"].string_value, start["shuffle"].string_value))
+        infos = plugin["experiment"].experiment.hparam_infos
+        assert {"accumulate_grad_batches", "shuffle"} <= {i.name for i in infos if i.differs}
+    assert logged == {(n, s) for n in ("1", "3") for s in ("True", "False")}
+
+
+def test_of_two_alike_the_faster_is_the_best() -> None:
+    rows = [
+        {"trial": k, "value": 1.0, "epochs_to_converge": epochs}
+        for k, epochs in enumerate((None, 848, 300))
+    ]
+    assert [row["trial"] for row in ranked(rows)] == [2, 1, 0]
 
 
 def test_without_optuna_it_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

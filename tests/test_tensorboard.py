@@ -147,7 +147,10 @@ def test_hyperparameters_come_with_the_final_loss(cli: Cli, tmp_path: Path) -> N
     plugin = of_hyperparameters(tmp_path / "lightning_logs/version_0")
     metrics = plugin["_hparams_/experiment"].experiment.metric_infos
     # Also what this run does not know: TensorBoard asks one run for the metrics of all.
-    assert {m.name.tag for m in metrics} == FINAL | {"final/epochs_to_converge"}
+    assert {m.name.tag for m in metrics} == FINAL | {
+        "final/epochs_to_converge",
+        "final/val_loss",
+    }
     assert "final/epochs_to_converge" not in found
     logged = plugin["_hparams_/session_start_info"].session_start_info.hparams
     assert logged["batch_size"].number_value == 15

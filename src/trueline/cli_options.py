@@ -24,7 +24,7 @@ from trueline.data.learned import SAVED_AS
 from trueline.errors import RequestError
 from trueline.hooks import FewHooks
 from trueline.module import LinearRegression
-from trueline.option_errors import check_configs, check_counts, one_line, with_remedy
+from trueline.option_errors import check_counts, one_line, read_configs, with_remedy
 from trueline.predictions import PredictionWriter
 from trueline.run_folder import RUNS
 
@@ -144,7 +144,7 @@ class OptionsCLI(LightningCLI):
             RequestError: When the options are wrong, or the checkpoint that they ask for is.
         """
         arguments = list(args)  # type: ignore[arg-type]
-        check_configs(arguments)
+        configs = read_configs(arguments)
         try:
             self.config = parser.parse_args([a for a in arguments if "--print_config" not in a])
             self.subcommand = self.config.get("subcommand")
@@ -156,7 +156,8 @@ class OptionsCLI(LightningCLI):
             if (path := self._requested_checkpoint()) is not None:
                 self.checkpoint = loading.load(path, resume=self.subcommand == "fit")
                 self.checkpoint_path = path
-                if not any(re.match("--data(=|$)", argument) for argument in arguments):
+                typed = any(re.match("--data(=|$)", argument) for argument in arguments)
+                if not typed and not any("class_path" in str(c.get("data")) for c in configs):
                     name = data.rpartition(".")[2]
                     loading.check_trained_on(path, self.checkpoint, name, DEFAULT_DATA)
                 self._default_to_checkpoint()

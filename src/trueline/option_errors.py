@@ -114,15 +114,19 @@ def check_counts(options: Any) -> None:
         raise RequestError("; ".join(wrong))
 
 
-def check_configs(arguments: list[str]) -> None:
-    """Refuse config files that hold no options at all; the parser does not say which one it was.
+def read_configs(arguments: list[str]) -> list[dict[str, Any]]:
+    """Read config files; of those that hold no options the parser does not say which one it was.
 
     Args:
         arguments: As typed.
 
+    Returns:
+        What each of them holds.
+
     Raises:
         RequestError: When a config is missing, is not YAML, or is not a mapping of options.
     """
+    configs = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         option, _, path = argument.partition("=")
         if before in ("-c", "--config"):
@@ -142,3 +146,5 @@ def check_configs(arguments: list[str]) -> None:
             raise RequestError(
                 f"--config {path}: expected options such as `model: {{lr: 0.001}}`, found {found!r}"
             )
+        configs.append(found)
+    return configs

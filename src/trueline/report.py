@@ -17,8 +17,8 @@ from trueline.data import RegressionData
 from trueline.divergence import stable_limit
 from trueline.hooks import FewHooks
 from trueline.json_files import write_json
-from trueline.reference.triangle import Line
 from trueline.printing import to_whoever_reads
+from trueline.reference.triangle import Line
 from trueline.result_table import print_table
 from trueline.shortfall import remedy
 from trueline.summary import summarise
@@ -106,6 +106,7 @@ class Report(FewHooks):
         if self._start is None:
             return  # it failed before training, so there is no result
         self.result = result_of(trainer, pl_module) | {
+            "val_loss": _val_loss(trainer),
             "epochs": self._epochs,
             "seconds": self._seconds(self._start),
             "log_dir": os.path.normpath(self._log_dir) if self._log_dir else None,
@@ -119,6 +120,7 @@ class Report(FewHooks):
         if loss is not None:
             metrics = {
                 "final/loss": loss,
+                "final/val_loss": self.result["val_loss"],
                 "final/distance": self.result["distance"],
                 "final/epochs_to_converge": by_epoch,
                 "final/worst_ratio": check["worst_ratio"] if check else None,
@@ -129,13 +131,22 @@ class Report(FewHooks):
             write_json(Path(self.result["log_dir"]) / "result.json", self.result)
 
 
+def _val_loss(trainer: Trainer) -> float | None:
+    """Return the latest loss over the rows that are held out; None where there are none."""
+    data = getattr(trainer, "datamodule", None)
+    loss = trainer.callback_metrics.get("val/loss")
+    if loss is None or "val" not in getattr(data, "held_out", ()):
+        return None
+    return float(loss)
+
+
 def result_of(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """Say what a run came to.
 
     Returns:
-        The entries of `result.json` but `epochs`, `seconds`, `log_dir` and `error`. What is not
-        known is None: the closed form under an L1 penalty, say, or the correlation where there is
-        more than one feature and one target, or where rows have weights.
+        The entries of `result.json` but those that only a run knows, such as `epochs`, `seconds`
+        and `val_loss`. What is not known is None: the closed form under an L1 penalty, say, or the
+        correlation where there is more than one feature and one target, or where rows have weights.
     """
     h: Any = pl_module.hparams
     as_trained = line_of(pl_module)

@@ -36,6 +36,7 @@ def print_table(result: dict[str, Any]) -> None:
     check, n_samples = result["crosscheck"], result["n_samples"]
     facts = {
         "rows": _rows(n_samples, check) if n_samples else None,
+        "held-out loss": number(result["val_loss"]) or None,
         "correlation": number(result["correlation"]) or None,
         "steps at once": result["steps_at_once"],
         "training": f"{result['epochs']:,} epochs, {result['steps']:,} steps, lr {result['lr']:g}, "

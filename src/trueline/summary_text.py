@@ -26,11 +26,23 @@ def table(summary: dict[str, Any]) -> list[str]:
 
 def markdown(summary: dict[str, Any]) -> str:
     """Lay out the entries of a `Summary` as a table in Markdown, and what follows as a list."""
-    rows = [_heads(summary), *map(_entries, summary["coefficients"])]
-    escaped = [[entry.replace("|", r"\|") for entry in row] for row in rows]
+    rows = markdown_table(_heads(summary), list(map(_entries, summary["coefficients"])))
+    return "\n".join([rows, "", *(f"- {fact}" for fact in _facts(summary))])
+
+
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    r"""Lay out rows in Markdown, numbers to the right.
+
+    Example:
+        >>> print(markdown_table(["", "trained"], [["a|b", "1.5"]]))
+        |  | trained |
+        |:--|--:|
+        | a\|b | 1.5 |
+    """
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in [head, *rows]]
     lines = ["| " + " | ".join(row) + " |" for row in escaped]
-    lines.insert(1, "|:--" + "|--:" * (len(rows[0]) - 1) + "|")
-    return "\n".join([*lines, "", *(f"- {fact}" for fact in _facts(summary))])
+    lines.insert(1, "|:--" + "|--:" * (len(head) - 1) + "|")
+    return "\n".join(lines)
 
 
 def _heads(summary: dict[str, Any]) -> list[str]:

@@ -18,10 +18,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from trueline.checkpoints.reading import FOLDER, LAST_NAME
-from trueline.checkpoints.whole_files import link_whole
 from trueline.errors import CheckFailed
 from trueline.hooks import FewHooks
 from trueline.progress import at_end, at_step_end, validation_follows
+from trueline.whole_files import link_whole
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 

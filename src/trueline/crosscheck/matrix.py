@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from trueline.errors import CheckFailed, RequestError
+from trueline.json_files import write_json
 
 PRECISIONS = {
     "cpu": ("64-true", "32-true", "bf16-mixed", "bf16-true"),
@@ -139,7 +140,7 @@ def run_matrix(settings: list[Setting], options: list[str], folder: Path) -> dic
             rows.append(row)
             print_row(row, rows[0])
     table = {"rows": rows, "distances": _distances(rows), "log_dir": os.path.normpath(folder)}
-    (folder / "crosscheck.json").write_text(json.dumps(table, indent=2) + "\n", "utf-8")
+    write_json(folder / "crosscheck.json", table)
     print_notes(table)
     failed = [row["setting"] for row in rows if not row["passed"]]
     if failed:

@@ -3,15 +3,15 @@
 import argparse
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trueline.checkpoints.whole_files import write_whole
 from trueline.errors import RequestError
+from trueline.json_files import write_json
+from trueline.run_folder import RUNS
 from trueline.sweep.report import ranked
 from trueline.sweep.swept import Swept, Values, grid, to_json
-from trueline.sweep.trial import check_options
+from trueline.sweep.trial import check_options, options_of
 
 TRIALS = 20
 """Where there is a range and no number is given."""
@@ -77,11 +77,6 @@ def _ends(swept: list[Swept]) -> list[dict[str, Any]]:
     ]
 
 
-def options_of(tried: dict[str, Any], options: Sequence[str]) -> list[str]:
-    """Return the options of a trial: those of all, and what it tries, by name."""
-    return [*options, *(f"--{name}={value}" for name, value in tried.items())]
-
-
 def folder_to_resume(asked: str, options: list[str]) -> Path:
     """Return the folder of a sweep that is to go on.
 
@@ -95,7 +90,7 @@ def folder_to_resume(asked: str, options: list[str]) -> Path:
     if asked != "last":
         return Path(asked)
     roots = [o.partition("=")[2] for o in options if o.startswith("--trainer.default_root_dir=")]
-    runs = Path(roots[-1] if roots else "") / "lightning_logs"
+    runs = Path(roots[-1] if roots else "") / RUNS
     found = [path for path in runs.glob("sweep_*") if path.name[6:].isdigit()]
     if not found:
         raise RequestError(f"--resume last: expected a sweep in {runs}, found none; start one")
@@ -124,6 +119,5 @@ def read_plan(folder: Path, asked: argparse.Namespace, options: list[str]) -> di
 
 def write_plan(folder: Path, plan: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Leave `sweep.json`, whole."""
-    content = {**plan, "log_dir": os.path.normpath(folder), "rows": ranked(rows)}
-    text = json.dumps(content, indent=2) + "\n"
-    write_whole(folder / "sweep.json", lambda file: file.write(text.encode()))
+    log_dir = os.path.normpath(folder)
+    write_json(folder / "sweep.json", {**plan, "log_dir": log_dir, "rows": ranked(rows)})

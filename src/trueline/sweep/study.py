@@ -56,9 +56,8 @@ class Study:
         storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
         self._study = optuna.create_study(storage=storage, study_name=NAME, load_if_exists=True)
         # What was at work when the sweep was stopped is done anew.
-        running = self._study.get_trials(states=(TrialState.RUNNING,))
-        self.stopped = [trial.number for trial in running]
-        self._again = [self.options(trial) for trial in running]
+        self.stopped = [trial.number for trial in self._running()]
+        self._again = [self.options(trial) for trial in self._running()]
         for number in self.stopped:  # which the estimator then does not learn from
             self._study.tell(number, state=TrialState.FAIL)
 
@@ -74,7 +73,7 @@ class Study:
 
     def ask(self) -> Trial:
         """Begin a trial, and say by its `params` what it is to try."""
-        tried = [self.options(trial) for trial in self._study.get_trials(deepcopy=False)]
+        tried = [self.options(trial) for trial in [*self.ended(), *self._running()]]
         if self._again:
             self._study.enqueue_trial(self._again.pop(0))
         elif self._grid is not None:
@@ -105,7 +104,10 @@ class Study:
             self._study.tell(trial, value)
 
     def _begun(self) -> int:
-        return len(self.ended()) + len(self._study.get_trials(states=(TrialState.RUNNING,)))
+        return len(self.ended()) + len(self._running())
+
+    def _running(self) -> list[FrozenTrial]:
+        return self._study.get_trials(states=(TrialState.RUNNING,))
 
     def options(self, trial: FrozenTrial | Trial) -> dict[str, Any]:
         """Return what a trial tries, by option."""

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +26,11 @@ class TrialLogger(RunLogger):
 
     Args:
         folder: Of the trial.
+        tried: What it tries, by option.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder.parent)
+    def __init__(self, folder: Path, tried: Mapping[str, Any]) -> None:
+        super().__init__(folder.parent, {name: str(value) for name, value in tried.items()})
         self.folder = folder
 
     @property
@@ -44,10 +45,11 @@ class TrialCLI(TruelineCLI):
     Args:
         args: The options of fit.
         folder: Of the trial.
+        tried: Those of the options that it tries.
     """
 
-    def __init__(self, args: Sequence[str], folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, args: Sequence[str], folder: Path, tried: Mapping[str, Any]) -> None:
+        self.folder, self.tried = folder, tried
         super().__init__(["fit", *args], prog="trueline")
 
     @property
@@ -57,7 +59,7 @@ class TrialCLI(TruelineCLI):
 
     def default_logger(self) -> Logger:
         """Log for TensorBoard into the trial's folder."""
-        return TrialLogger(self.folder)
+        return TrialLogger(self.folder, self.tried)
 
 
 class Checked(NamedTuple):
@@ -86,25 +88,29 @@ def prepare(threads: int) -> None:
     warnings.simplefilter("ignore")
 
 
-def train(options: Sequence[str], folder: Path) -> dict[str, Any]:
+def options_of(tried: Mapping[str, Any], options: Sequence[str]) -> list[str]:
+    """Return the options of a trial: those of all, and what it tries, by name."""
+    return [*options, *(f"--{name}={value}" for name, value in tried.items())]
+
+
+def train(tried: Mapping[str, Any], options: Sequence[str], folder: Path) -> dict[str, Any]:
     """Run a trial.
 
     Args:
-        options: Of `trueline fit`.
+        tried: What it tries, by option.
+        options: Of `trueline fit`, for all trials.
         folder: A new one for it.
 
     Returns:
         Its `result.json`, with `status`: done, failed (a training that diverged, or whose options
         do not fit), or wrong (one that failed the cross-check), and `error` saying why.
     """
-    said, val_loss = io.StringIO(), None
-    status, error = "done", None
+    said, status, error = io.StringIO(), "done", None
     # Figures of each trial would take as long as it does; who wants them asks for them.
     quiet = ["--trainer.enable_progress_bar=false", "--figures=false"]
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            cli = TrialCLI([*quiet, *options], folder)
-            val_loss = cli.trainer.callback_metrics.get("val/loss")
+            TrialCLI([*quiet, *options_of(tried, options)], folder, tried)
     except (CheckFailed, RequestError, SystemExit) as stop:
         status, error = "failed", str(stop)
     except Exception as stop:  # its message is the trial's result, as the command line's would be
@@ -114,8 +120,7 @@ def train(options: Sequence[str], folder: Path) -> dict[str, Any]:
     check = result.get("crosscheck")
     if check and check["first_failure"]:
         status = "wrong"
-    measured = {"val_loss": None if val_loss is None else float(val_loss)}
-    return {**result, **measured, "status": status, "error": error and " ".join(error.split())}
+    return {**result, "status": status, "error": error and " ".join(error.split())}
 
 
 def check_options(options: Sequence[str]) -> Checked:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trueline.errors import CheckFailed
-from trueline.sweep.plan import options_of, write_plan
+from trueline.sweep.plan import write_plan
 from trueline.sweep.report import METRICS, line_of
 from trueline.sweep.trial import prepare, train
 
@@ -31,9 +31,8 @@ def run(study: Any, plan: dict[str, Any], folder: Path, rows: list[dict[str, Any
         while True:
             while study.left() > 0 and len(running) < plan["jobs"]:
                 trial = study.ask()
-                options = options_of(study.options(trial), plan["options"])
-                place = folder / f"trial_{trial.number:04d}"
-                running[pool.submit(train, options, place)] = trial
+                tried, place = study.options(trial), folder / f"trial_{trial.number:04d}"
+                running[pool.submit(train, tried, plan["options"], place)] = trial
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:

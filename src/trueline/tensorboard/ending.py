@@ -15,7 +15,13 @@ from trueline.tensorboard.scalars import Scalars
 
 SHOWN_FIRST = ("lr", "momentum", "batch_size", "weight_decay", "max_epochs")
 """Of the hyperparameters TensorBoard shows five, beginning with those that are said to differ."""
-METRICS = ("final/loss", "final/distance", "final/epochs_to_converge", "final/worst_ratio")
+METRICS = (
+    "final/loss",
+    "final/val_loss",
+    "final/distance",
+    "final/epochs_to_converge",
+    "final/worst_ratio",
+)
 """What runs are compared by. All runs declare all: TensorBoard asks one run which there are."""
 
 
@@ -62,7 +68,7 @@ def scalars_of(trainer: Trainer) -> Scalars | None:
 
 
 def hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    """Return what runs differ in: the options of the model, and how rows are served."""
+    """Return what runs differ in: the options of the model, how rows are served, what is swept."""
     data: Any = getattr(trainer, "datamodule", None)
     found = {name: value for name, value in pl_module.hparams.items() if value is not None}
     for name, value in (found.pop("schedule", None) or {}).items():
@@ -71,7 +77,10 @@ def hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, A
     if rows is not None:
         found["n_samples"] = rows
         found["batch_size"] = data.batch_size or rows
+        found["shuffle"] = data.order.shuffle
     found |= {"max_epochs": trainer.max_epochs, "precision": str(trainer.precision)}
+    for name, value in getattr(trainer.logger, "compared", {}).items():
+        found.setdefault(name.rpartition(".")[2], value)
     return {name: v if type(v) in (int, float, str) else str(v) for name, v in found.items()}
 
 
@@ -92,10 +101,12 @@ def _log_hyperparameters(
     from torch.utils.tensorboard.summary import hparams
 
     logger.log_hyperparams(found)  # for hparams.yaml
+    swept = (name.rpartition(".")[2] for name in getattr(logger, "compared", {}))
+    shown_first = {*SHOWN_FIRST, *swept}
     experiment, start, end = hparams(found, dict.fromkeys(METRICS))
     with _content(experiment) as content:
         for info in content.experiment.hparam_infos:
-            info.differs = info.name in SHOWN_FIRST
+            info.differs = info.name in shown_first
     if failed:
         with _content(end) as content:
             content.session_end_info.status = Status.Value("STATUS_FAILURE")

@@ -23,14 +23,15 @@ class RunLogger(TensorBoardLogger):
 
     Args:
         runs: The folder that holds one folder a run.
+        compared: Options by which the run is compared with others, beside those of the model.
 
     Attributes:
         carried: The curves of another run that this one began with, by tag and step.
     """
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, compared: Mapping[str, str] | None = None) -> None:
         super().__init__(runs.parent, runs.name, default_hp_metric=False, max_queue=MOST_WAITING)
-        self.runs = runs
+        self.runs, self.compared = runs, compared or {}
         self._claimed: Path | None = None
         self._held: dict[int, tuple[float, dict[str, float]]] = {}
         self._handed_over = time.monotonic()

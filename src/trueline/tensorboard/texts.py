@@ -3,7 +3,8 @@
 from typing import Any
 
 from trueline import summary_text
-from trueline.result_table import entries, number, verdict
+from trueline.result_table import number, parameters, verdict
+from trueline.summary_text import markdown_table
 
 MOST_ROWS = 200
 """Of a table of parameters; more are in result.json."""
@@ -21,16 +22,12 @@ def of_run(result: dict[str, Any]) -> dict[str, str]:
 
 def line(result: dict[str, Any]) -> str:
     """Lay out the trained line beside its closed form."""
-    best, columns = result["closed_form"] or {}, (result["features"], result["targets"])
-    rows = [
-        [label, number(value), number(expected.get(label))]
-        for name in ("weight", "bias")
-        for expected in [entries(name, best.get(name), *columns)]
-        for label, value in entries(name, result[name], *columns).items()
-    ]
+    best = result["closed_form"] or {}
+    found = parameters(result).items()
+    rows = [[label, number(value), number(expected)] for label, (value, expected) in found]
     left_out = len(rows) - MOST_ROWS
     rows = [*rows[:MOST_ROWS], ["loss", number(result["loss"]), number(best.get("loss"))]]
-    text = table(["", "trained", "closed form"], rows)
+    text = markdown_table(["", "trained", "closed form"], rows)
     facts = [f"{left_out:,} parameters more in result.json"] if left_out > 0 else []
     if result["n_samples"]:
         facts.append(f"{result['n_samples']:,} rows")
@@ -50,21 +47,6 @@ def crosscheck(check: dict[str, Any]) -> str:
     facts = facts if check["epochs_counted"] and check["passed"] else []
     if check["steps_skipped"]:
         facts.append(f"{check['steps_skipped']:,} steps skipped by the loss scale")
-    return "\n".join(
-        [f"**{verdict(check)}**", "", table(head, rows), "", *(f"- {fact}" for fact in facts)]
-    )
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    r"""Lay out rows in Markdown, numbers to the right.
-
-    Example:
-        >>> print(table(["", "trained"], [["a|b", "1.5"]]))
-        |  | trained |
-        |:--|--:|
-        | a\|b | 1.5 |
-    """
-    escaped = [[cell.replace("|", r"\|") for cell in row] for row in [head, *rows]]
-    lines = ["| " + " | ".join(row) + " |" for row in escaped]
-    lines.insert(1, "|:--" + "|--:" * (len(head) - 1) + "|")
-    return "\n".join(lines)
+    rows_of_table = markdown_table(head, rows)
+    listed = (f"- {fact}" for fact in facts)
+    return "\n".join([f"**{verdict(check)}**", "", rows_of_table, "", *listed])
