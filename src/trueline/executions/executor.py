@@ -75,8 +75,9 @@ class Executor:
 
     def _rounded(self, span: Span, step: int) -> State:
         """Return the state before a step in the precision of the training."""
-        found = span.states(np.array([step]))
-        return State(*(None if t is None else t[0].to(self.rows.dtype) for t in found))  # type: ignore[arg-type]
+        parameters, buffers = span.states(np.array([step]))
+        state = State(parameters[0], None if buffers is None else buffers[0])
+        return state.to(self.rows.dtype)
 
     def _after(self, position: Position, steps: int) -> Position:
         epochs, batch = divmod(position.batch + steps, self.rows.per_epoch)
@@ -118,8 +119,7 @@ class Executor:
             if at + steps == len(span) and same and torch.equal(span.lrs[at:], expected):
                 return span, at
             span.close()
-        start = State(*(None if t is None else t.double() for t in state))  # type: ignore[arg-type]
-        return self._span_at(position, start, expected), 0
+        return self._span_at(position, state.to(torch.float64), expected), 0
 
     def _span_at(self, position: Position, start: State, lrs: Tensor) -> Span:
         return Span(self.rows, self._everything, position, start, lrs, self.rule, self.composed)
@@ -151,9 +151,7 @@ class Executor:
         began = Position(saved["epoch"], saved["batch"])
         at = self._steps_between(began, position)
         device = state.parameters.device
-        start = State(saved["parameters"].to(device), saved["buffers"])
-        if start.buffers is not None:
-            start = start._replace(buffers=start.buffers.to(device))
+        start = State(saved["parameters"], saved["buffers"]).to(device)
         fits = (
             0 < at == len(saved["lrs"]) - len(lrs)
             and list(self.rule) == list(saved["rule"])

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +13,10 @@ from torch import Tensor
 from trueline.executions.rows import Everything, Rows
 from trueline.recurrence import (
     Composed,
+    InTurn,
     Repeated,
     Rule,
     gradient_from_rows,
-    one_by_one,
     polished,
     step_maps,
 )
@@ -26,17 +25,27 @@ Numbers = NDArray[np.int64]
 
 
 class Position(NamedTuple):
-    """Where a training stands: batches of an epoch that are done."""
+    """How far a training is: batches of an epoch that are done."""
 
     epoch: int
     batch: int
 
 
 class State(NamedTuple):
-    """Parameters `[weight, bias]` and momentum buffers, shape (p, T); no buffers before a step."""
+    """Where a training stands: its parameters and momentum buffers.
+
+    Args:
+        parameters: `[weight, bias]`, shape (p, T).
+        buffers: In the same shape; None without momentum, and before the first step.
+    """
 
     parameters: Tensor
     buffers: Tensor | None
+
+    def to(self, where: torch.dtype | torch.device) -> "State":
+        """Return it in another dtype, or on another device."""
+        buffers = None if self.buffers is None else self.buffers.to(where)
+        return State(self.parameters.to(where), buffers)
 
 
 class Span:
@@ -76,7 +85,7 @@ class Span:
         self.exact = self.summed_in == torch.float64
         self._maps: Composed | Repeated | None = None
         self._states: Tensor | None = None
-        self._in_turn: _InTurn | None = None
+        self._in_turn: InTurn | None = None
         if composed:
             self._counted_from = start.parameters
             self._maps, self._delta = self._composed()
@@ -84,7 +93,8 @@ class Span:
                 self._states = polished(self._maps, self._delta)
         else:
             self._counted_from = torch.zeros_like(start.parameters)
-            self._in_turn = _InTurn(self._gradients(), start, lrs, rule, self.summed_in)
+            rounded = start.to(self.summed_in)
+            self._in_turn = InTurn(self._gradients(), *rounded, lrs, rule)
 
     def _composed(self) -> tuple[Composed | Repeated, Tensor]:
         """Return the maps of the steps, and what the first acts on."""
@@ -169,8 +179,7 @@ class Span:
         Returns:
             In float64, shapes (len(steps),) and (len(steps), p, T).
         """
-        penalty = torch.full_like(parameters, 2 * self.rule.l2)
-        penalty[:, -1] = 0
+        penalty = Rule(l2=self.rule.l2).pull(parameters)
         if self._gradient is not None:
             delta = parameters - self.start.parameters
             curved = self._gradient[:, : self.p] @ delta
@@ -188,56 +197,14 @@ class Span:
         dtype = self.rows.dtype
         theta = parameters.to(dtype)
         for at, Z, weight in self.rows.of(self.position.epoch, self.position.batch + steps):
-            Z = Z.to(dtype)
-            r = Z[:, :, :p] @ theta[at] - Z[:, :, p:]
-            weighted = r if weight is None else r * weight.to(dtype)[..., None]
-            sums[at, : p * T] = (Z[:, :, :p].mT @ weighted).flatten(1).double()
-            sums[at, p * T] = (weighted * r).sum((1, 2)).double()
+            w = None if weight is None else weight.to(dtype)
+            by_parameter, squares = gradient_from_rows(Z.to(dtype), theta[at], w)
+            sums[at, : p * T] = by_parameter.flatten(1).double()
+            sums[at, p * T] = squares.double()
             sums[at, p * T + 1] = Z.shape[1] if weight is None else weight.double().sum(1)
         sums = self.rows.add_up(sums)
         by_parameter, squares, size = sums[:, :-2], sums[:, -2], sums[:, -1] * T
-        return squares / size, 2 * by_parameter.view_as(parameters) / size[:, None, None]
-
-
-class _InTurn:
-    """The states of steps that are taken one after another, as far as they are asked for.
-
-    Args:
-        gradients: Of the steps, as functions of the parameters.
-        start: Before the first of them.
-        lrs: Learning rates, one for each step.
-        rule: The update rule.
-        dtype: In which the steps are taken.
-    """
-
-    def __init__(
-        self,
-        gradients: Iterator[Callable[[Tensor], Tensor]],
-        start: State,
-        lrs: Tensor,
-        rule: Rule,
-        dtype: torch.dtype,
-    ) -> None:
-        self._gradients = gradients
-        self._lrs = lrs
-        self._rule = rule
-        self._end = State(*(None if t is None else t.to(dtype) for t in start))  # type: ignore[arg-type]
-        before = one_by_one((), *self._end, lrs[:0], rule)
-        self._states = before.new_empty(len(lrs) + 1, *before.shape[1:])
-        self._states[:1] = before
-        self._taken = 0
-
-    def until(self, step: int) -> Tensor:
-        """Return the states before each step, of which those up to this one are known."""
-        some = slice(self._taken, step)
-        if step > self._taken:
-            gradients = islice(self._gradients, step - self._taken)
-            found = one_by_one(gradients, *self._end, self._lrs[some], self._rule)
-            self._states[some.start : step + 1] = found
-            parameters, buffers = found[-1].tensor_split([len(self._end.parameters)])
-            self._end = State(parameters, buffers if self._rule.momentum else None)
-            self._taken = step
-        return self._states
+        return squares / size, by_parameter.view_as(parameters) / size[:, None, None]
 
 
 def _mean_gradient(Z: Tensor, weight: Tensor | None, size: float, theta: Tensor) -> Tensor:
