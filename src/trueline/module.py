@@ -11,8 +11,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from trueline.data.blocks import Block
 from trueline.epoch_mean import EpochMean
+from trueline.executions.execution import Execution
 from trueline.executions.loop import Executions
-from trueline.executions.spans import Execution
 from trueline.hyperparameters import problems
 from trueline.progress import QuickNotes, at_step_end, hide_max_steps, restore_max_steps, tell
 from trueline.schedule import Schedule, check_same_schedule

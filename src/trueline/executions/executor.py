@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from trueline.data.blocks import Block
-from trueline.executions.rows import Everything, Rows
-from trueline.executions.spans import Execution, Numbers, Piece, Position, Span, State
+from trueline.executions.execution import Execution, Piece
+from trueline.executions.rows import FullBatch, Rows
+from trueline.executions.spans import Numbers, Position, Span, State
 from trueline.recurrence import Rule
 
 SPAN = 8192
@@ -42,7 +43,7 @@ class Executor:
         self.rows = rows
         self.rule = rule
         self.composed = composed
-        self._everything: Everything | None = None
+        self._full_batch: FullBatch | None = None
         self._span: Span | None = None
         self._left: tuple[Position, State] | None = None
         self._saved: Mapping[str, Any] | None = None
@@ -56,8 +57,8 @@ class Executor:
             lrs: Returns the learning rates of so many steps from there on.
             kept: Steps before which the state is to be known, from 0 to their number, ascending.
         """
-        if self.rows.full_batch and self._everything is None:
-            self._everything = Everything(self.rows)
+        if self.rows.full_batch and self._full_batch is None:
+            self._full_batch = FullBatch(self.rows)
         position, left, taken = Position(block.epoch, block.batch), block.batches, 0
         pieces = []
         while left:
@@ -122,7 +123,7 @@ class Executor:
         return self._span_at(position, state.to(torch.float64), expected), 0
 
     def _span_at(self, position: Position, start: State, lrs: Tensor) -> Span:
-        return Span(self.rows, self._everything, position, start, lrs, self.rule, self.composed)
+        return Span(self.rows, self._full_batch, position, start, lrs, self.rule, self.composed)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the span at hand began, for a training that goes on inside it."""

@@ -11,11 +11,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from trueline.data.blocks import Block
 from trueline.errors import RequestError
+from trueline.executions.execution import Execution
 from trueline.executions.executor import Executor
 from trueline.executions.lookahead import Lookahead
 from trueline.executions.method import choose
 from trueline.executions.rows import Rows
-from trueline.executions.spans import Execution, State
+from trueline.executions.spans import State
 from trueline.progress import advance
 from trueline.recurrence import Rule
 

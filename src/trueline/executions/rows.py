@@ -146,7 +146,7 @@ class Rows:
             G, sizes = together[:, :-1].reshape(G.shape).contiguous(), together[:, -1]
         return G, sizes * self.n_targets
 
-    def one_by_one(
+    def batch_by_batch(
         self, epoch: int, batches: NDArray[np.int64]
     ) -> Iterator[tuple[Tensor, Tensor | None, float]]:
         """Return the rows of each batch, their weights and by what their sum is divided."""
@@ -204,8 +204,8 @@ class Rows:
             yield Z, None if weight is None else weight.to(self.dtype).double()
 
 
-class Everything:
-    """A training in which each step takes in all rows: one Hessian for all steps.
+class FullBatch:
+    """The gradient over all rows: in a training of full batches, one Hessian for all steps.
 
     Args:
         rows: Of the training.

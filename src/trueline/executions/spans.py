@@ -1,7 +1,6 @@
 """Spans, consecutive steps that are taken together, and what is known of their states."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trueline.executions.rows import Everything, Rows
+from trueline.executions.rows import FullBatch, Rows
 from trueline.recurrence import (
     Composed,
     InTurn,
@@ -53,7 +52,7 @@ class Span:
 
     Args:
         rows: Of the training.
-        everything: For steps that take in all rows; None where they do not.
+        full_batch: For steps that take in all rows; None where they do not.
         position: Of the first step.
         start: Parameters and buffers before it, float64.
         lrs: Learning rates, one for each step, float64.
@@ -64,7 +63,7 @@ class Span:
     def __init__(
         self,
         rows: Rows,
-        everything: Everything | None,
+        full_batch: FullBatch | None,
         position: Position,
         start: State,
         lrs: Tensor,
@@ -78,9 +77,9 @@ class Span:
         self.rule = rule
         self.p = len(start.parameters)
         self._gradient = None
-        if everything is not None:
-            self._gradient, self._loss = everything.at(start.parameters)
-        self.summed_in = torch.float64 if everything is not None else rows.summed_in
+        if full_batch is not None:
+            self._gradient, self._loss = full_batch.at(start.parameters)
+        self.summed_in = torch.float64 if full_batch is not None else rows.summed_in
         # In float32 the rounding of the moments is a thousand times that of the composition.
         self.exact = self.summed_in == torch.float64
         self._maps: Composed | Repeated | None = None
@@ -126,7 +125,7 @@ class Span:
             for _ in self.lrs:
                 yield lambda theta: torch.addmm(constant, curved, theta - origin)
             return
-        for Z, weight, size in self.rows.one_by_one(self.position.epoch, self._batches):
+        for Z, weight, size in self.rows.batch_by_batch(self.position.epoch, self._batches):
             yield partial(_mean_gradient, Z, weight, size)
 
     @property
@@ -209,89 +208,3 @@ class Span:
 
 def _mean_gradient(Z: Tensor, weight: Tensor | None, size: float, theta: Tensor) -> Tensor:
     return gradient_from_rows(Z, theta, weight)[0].div_(size)
-
-
-@dataclass
-class Piece:
-    """Some steps of a span, of which it knows the states that were asked for.
-
-    Args:
-        span: They belong to, which may be closed.
-        first: The number of the first one within it.
-        stop: The number of the one after the last.
-        kept: Numbers within the span, from `first` to `stop`, ascending.
-        parameters: Before each of these steps, float64, shape (len(kept), p, T).
-        buffers: The same; None without momentum.
-    """
-
-    span: Span
-    first: int
-    stop: int
-    kept: Numbers
-    parameters: Tensor
-    buffers: Tensor | None
-
-    def states(self, steps: Numbers) -> tuple[Tensor, Tensor | None]:
-        """Return parameters and buffers before some of the kept steps."""
-        at = np.searchsorted(self.kept, steps)
-        assert (self.kept[at] == steps).all()
-        return self.parameters[at], None if self.buffers is None else self.buffers[at]
-
-
-class Points(NamedTuple):
-    """What is reported of some steps of an execution.
-
-    Args:
-        steps: From 0, ascending.
-        parameters: Before each, shape (n, P), weight and bias in one vector.
-        gradients: Of the objective, shape (n, P).
-        losses: Mean squared errors, shape (n,).
-        lrs: Learning rates, shape (n,).
-    """
-
-    steps: Numbers
-    parameters: NDArray[np.float64]
-    gradients: NDArray[np.float64]
-    losses: NDArray[np.float64]
-    lrs: NDArray[np.float64]
-
-
-@dataclass
-class Execution:
-    """Consecutive steps that have been taken at once.
-
-    Args:
-        pieces: Of spans, one after another.
-        steps: Their number.
-        end: Parameters and buffers after the last, in the dtype of the training.
-        points: What is reported of them.
-    """
-
-    pieces: list[Piece]
-    steps: int
-    end: State
-    points: Points | None = None
-
-    def report(self, steps: Numbers) -> Points:
-        """Return what is to be reported of some steps."""
-        parts = []
-        for piece, at in self.within(steps):
-            parameters = piece.states(at)[0]
-            losses, gradients = piece.span.losses(at, parameters)
-            of_span = parameters.flatten(1), gradients.flatten(1), losses, piece.span.lrs[at]
-            parts.append([tensor.cpu().numpy() for tensor in of_span])
-        return Points(steps, *map(np.concatenate, zip(*parts, strict=True)))
-
-    def within(self, steps: Numbers) -> Iterator[tuple[Piece, Numbers]]:
-        """Return the pieces with some steps, and the numbers of these within the span of each.
-
-        Args:
-            steps: From 0, ascending.
-        """
-        before = 0
-        for piece in self.pieces:
-            n = piece.stop - piece.first
-            mine = steps[(before <= steps) & (steps < before + n)]
-            if len(mine):
-                yield piece, mine - before + piece.first
-            before += n
