@@ -13,8 +13,8 @@ NAMED = set(re.findall(r"[\w/]+\.(?:py|yaml)", TREE))
 
 
 PACKAGES = [
-    *("reference", "recurrence", "executions", "crosscheck", "checkpoints", "tables", "export"),
-    *("tensorboard", "sweep"),
+    *("reference", "recurrence", "executions", "crosscheck", "data", "tables", "tensorboard"),
+    *("checkpoints", "export", "sweep"),
 ]
 
 

@@ -9,7 +9,8 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
 from trueline.data.datamodule import RegressionData, serving_problems
-from trueline.data.order import InOrder, RowOrder, mixing
+from trueline.data.mixing import mixing
+from trueline.data.order import InOrder, RowOrder
 from trueline.data.spool import Spool, SpooledRows
 
 Array = NDArray[Any]

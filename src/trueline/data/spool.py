@@ -17,14 +17,13 @@ AT_ONCE = 2**22
 
 
 class Spool:
-    """Rows of equal width in a file without a name, which goes with the process.
+    """Rows of equal width in a temporary file without a name, which goes with the process.
 
     It is read with as few calls as there are runs of consecutive rows among those asked for.
 
     Args:
         width: Numbers in a row.
         dtype: Of the numbers.
-        folder: Where the file is made; that for temporary files unless given.
 
     Example:
         >>> spool = Spool(2, torch.float64)
@@ -35,8 +34,8 @@ class Spool:
 
     device = torch.device("cpu")
 
-    def __init__(self, width: int, dtype: torch.dtype, folder: str | None = None) -> None:
-        self._fd, path = tempfile.mkstemp(prefix="trueline-", dir=folder)
+    def __init__(self, width: int, dtype: torch.dtype) -> None:
+        self._fd, path = tempfile.mkstemp(prefix="trueline-")
         weakref.finalize(self, os.close, self._fd)
         Path(path).unlink()
         self._n = 0
