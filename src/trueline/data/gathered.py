@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trueline.data.datamodule import RegressionData, serving_problems
 from trueline.data.mixing import mixing
 from trueline.data.order import InOrder, RowOrder
-from trueline.data.spool import Spool, SpooledRows
+from trueline.data.spool import Spool, SpooledRows, columns
 
 Array = NDArray[Any]
 
@@ -99,16 +99,10 @@ class Gathered:
             for first in range(0, len(part), ROWS_AT_ONCE):
                 yield part[first : first + ROWS_AT_ONCE]
 
-    def split(self, rows: Array) -> tuple[Array, Array, Array | None]:
-        """Return rows as X, y and weights."""
-        first = self.n_features + 1
-        y = rows[:, first : first + self.n_targets]
-        weight = rows[:, -1] if self.weighted else None
-        return rows[:, : self.n_features], y[:, 0] if self.n_targets == 1 else y, weight
-
     def blocks(self) -> Iterator[tuple[Array, Array, Array | None]]:
         """Return all rows as X, y and weights, some at a time."""
-        return map(self.split, self.chunks())
+        for rows in self.chunks():
+            yield columns(rows, self.n_features, self.n_targets)
 
     def change_features(self, function: Callable[[Array], Array] | None) -> None:
         """Put what a function returns of the features in their place, and see how large all are."""
@@ -138,7 +132,7 @@ class Gathered:
         joined, weights = self._parts[0], []
         if self.weighted:
             joined, weights = np.ascontiguousarray(joined[:, :-1]), [joined[:, -1].copy()]
-        X, y, _ = self.split(joined)
+        X, y, _ = columns(joined, self.n_features, self.n_targets)
         return [joined, X, y, *weights]
 
     def as_dataset(self) -> SpooledRows | None:
@@ -230,8 +224,7 @@ class GatheredData(RegressionData):
             segment = size * max(1, round(SEGMENT_BYTES / row / size))
             pool = segment * max(1, round(POOL_BYTES / row / segment))
             order = RowOrder(n, True, seed, pool, segment)
-        columns = rows.n_features, rows.n_targets
         if not rows.largest:
             rows.change_features(None)
         self.longest = rows.longest
-        self.serve(n, rows.largest, columns, batch_size, order)
+        self.serve(n, rows.largest, (rows.n_features, rows.n_targets), batch_size, order)

@@ -110,8 +110,26 @@ class Spool:
         return self.width * self.dtype.itemsize
 
 
+def columns(rows: Any, n_features: int, n_targets: int) -> tuple[Any, Any, Any]:
+    """Return the columns of rows as X, y and weights, the last None where they have none: views.
+
+    Args:
+        rows: `[x, 1, y]` or `[x, 1, y, weight]`, an array or a tensor.
+        n_features: Columns of x.
+        n_targets: Columns of y; a single one has no axis of its own.
+
+    Example:
+        >>> columns(np.array([[2.0, 1.0, 5.0, 0.5]]), 1, 1)
+        (array([[2.]]), array([5.]), array([0.5]))
+    """
+    stop = n_features + 1 + n_targets
+    y = rows[:, n_features + 1 : stop]
+    weight = rows[:, stop] if rows.shape[1] > stop else None
+    return rows[:, :n_features], y[:, 0] if n_targets == 1 else y, weight
+
+
 class SpooledRows(torch.utils.data.Dataset[Any]):
-    """What the rows `[x, 1, y]` of a spool, or `[x, 1, y, weight]`, are.
+    """The rows of a spool as a dataset: `[x, 1, y]`, or `[x, 1, y, weight]`.
 
     Args:
         spool: That holds them.
@@ -131,12 +149,9 @@ class SpooledRows(torch.utils.data.Dataset[Any]):
     def blocks(self) -> Iterator[tuple[Any, Any, Any]]:
         """Return all rows as arrays X, y and weights or None, some at a time."""
         for _, rows in self.spool.chunks():
-            X, y, *weight = (tensor.numpy() for tensor in self.split(rows))
-            yield X, y, weight[0] if weight else None
+            yield columns(rows.numpy(), self.n_features, self.n_targets)
 
     def split(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return rows as a batch: X, y, and weights where they have them."""
-        first = self.n_features + 1
-        y = rows[:, first : first + self.n_targets]
-        batch = rows[:, : self.n_features], y[:, 0] if self.n_targets == 1 else y
-        return (*batch, rows[:, -1]) if self.weighted else batch
+        X, y, weight = columns(rows, self.n_features, self.n_targets)
+        return (X, y) if weight is None else (X, y, weight)

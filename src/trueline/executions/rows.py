@@ -83,13 +83,17 @@ class Rows:
         for at, rows in self.loader.groups(epoch, batches, self.per_epoch):
             n = at.stop - at.start if isinstance(at, slice) else len(at)
             given = workspace or Workspace()
-            Z = self._fetch(self._rows, rows, given).view(n, -1, self._rows.shape[1])
-            weight = None
-            if self._sample_weight is not None:
-                weight = self._fetch(self._sample_weight, rows, given).view(n, -1)
-            elif self.weighted:
-                weight = Z[..., -1]
-            yield at, Z[..., : self.width], weight
+            Z, weight = self._weighted(rows, given)
+            yield at, Z.view(n, -1, self.width), None if weight is None else weight.view(n, -1)
+
+    def _weighted(
+        self, rows: slice | Run | Tensor, workspace: Workspace
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return rows `[x, 1, y]` and their weights, one after another."""
+        Z = self._fetch(self._rows, rows, workspace)
+        if self._sample_weight is not None:
+            return Z, self._fetch(self._sample_weight, rows, workspace)
+        return Z[:, : self.width], Z[:, -1] if self.weighted else None
 
     def _fetch(
         self, tensor: Tensor | Spool, rows: slice | Run | Tensor, workspace: Workspace
@@ -195,12 +199,8 @@ class Rows:
         share = self.loader.share(0)
         for start in range(share.start, share.stop, CHUNK_OF_DOUBLES):
             part = slice(start, min(start + CHUNK_OF_DOUBLES, share.stop))
-            Z, weight = self._fetch(self._rows, part, self.workspace), None
-            if self._sample_weight is not None:
-                weight = self._sample_weight[part]
-            elif self.weighted:
-                weight = Z[:, -1]
-            Z = self._converted(Z[:, : self.width].to(self.dtype), torch.float64)
+            Z, weight = self._weighted(part, self.workspace)
+            Z = self._converted(Z.to(self.dtype), torch.float64)
             yield Z, None if weight is None else weight.to(self.dtype).double()
 
 

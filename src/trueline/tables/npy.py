@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from trueline.errors import RequestError
-from trueline.tables.table import Batch, Table
+from trueline.tables.table import Batch, Table, on_one_line
 
 ROWS = 2**16
 """Rows of a batch."""
@@ -25,7 +25,7 @@ class NpyTable(Table):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         # The header is a Python literal: a damaged one ends in any of Python's own errors.
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = on_one_line(error)
             raise RequestError(
                 f"{path}: expected an array that can be read, found: {reason}; save numbers, not "
                 "objects, with numpy.save, whole"

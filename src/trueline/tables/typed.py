@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from trueline.errors import RequestError
-from trueline.tables.table import Batch, Table
+from trueline.tables.table import Batch, Table, on_one_line
 
 ROWS = 2**16
 """Rows of a batch, where the file leaves that open."""
@@ -97,7 +97,7 @@ def _told(file: Path, kind: str, after: str = "") -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = on_one_line(error)
         raise RequestError(
             f"{file}{after}: expected {kind} that can be read, found: {reason}; the file is "
             "damaged, cut short, encrypted or of another kind, so write it again"

@@ -14,7 +14,7 @@ from trueline.tables.table import shown
 Holes = NDArray[np.bool_]
 """Which values are missing."""
 
-EXACT = 2**53
+EXACT = 2.0**53
 """Up to here float64 has every integer."""
 
 
