@@ -8,9 +8,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from trueline.data.datamodule import RegressionData, serving_problems
+from trueline.data.datamodule import RegressionData
 from trueline.data.mixing import mixing
 from trueline.data.order import InOrder, RowOrder
+from trueline.data.problems import serving_problems
 from trueline.data.spool import Spool, SpooledRows, columns
 
 Array = NDArray[Any]
