@@ -1,4 +1,4 @@
-"""Rows as they come out of a table: in memory while they are few, in a file from there on."""
+"""Rows that come a few at a time: in memory while they are few, in a file from there on."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -106,7 +106,12 @@ class Gathered:
             yield columns(rows, self.n_features, self.n_targets)
 
     def change_features(self, function: Callable[[Array], Array] | None) -> None:
-        """Put what a function returns of the features in their place, and see how large all are."""
+        """Change the features, and look how large the rows are.
+
+        Args:
+            function: Of some rows' features, shape (n, n_features), to those that take their place;
+                None to leave them.
+        """
         features = slice(0, self.n_features)
 
         def change(rows: Array) -> Array:
@@ -174,9 +179,15 @@ class Gathered:
 def gather(
     blocks: Iterable[Any], n_features: int, n_targets: int, weighted: bool, in_memory: int
 ) -> Gathered | None:
-    """Return the rows of blocks with X, y, weight and numbers; None where there are none.
+    """Gather the rows of blocks; None where there are none.
 
-    Where y is None, zeros stand for it.
+    Args:
+        blocks: With X, y, weight and numbers, as `trueline.tables.Rows`; where y is None, zeros
+            stand for it.
+        n_features: Columns of X.
+        n_targets: Columns of y.
+        weighted: Whether rows have weights.
+        in_memory: Bytes that are held in memory; more are in a file.
     """
     found, gaps, expected = None, [np.empty(0, np.int64)], 1
     for block in blocks:

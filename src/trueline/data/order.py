@@ -64,14 +64,31 @@ class RowOrder:
         self._drawn = -1, None  # with what was fetched of the rows
 
     def rows(self, epoch: int, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return the row numbers of an epoch in its order, or of a part, shape (stop − start,)."""
+        """Return the row numbers of an epoch in its order, or of a part.
+
+        Args:
+            epoch: From 0.
+            start: Place of the first row.
+            stop: Place after the last one; that of all rows unless given.
+
+        Returns:
+            Shape (stop − start,), int64.
+        """
         stop = self.n_samples if stop is None else stop
         if not self.shuffle:
             return torch.arange(start, stop)
         return torch.from_numpy(self._of(epoch)[start:stop])
 
     def at(self, epoch: int, places: Numbers) -> Tensor:
-        """Return the row numbers at some places of an epoch's order, ascending, in their shape."""
+        """Return the row numbers at some places of an epoch's order.
+
+        Args:
+            epoch: From 0.
+            places: Ascending, in any shape.
+
+        Returns:
+            In that shape, int64.
+        """
         if not self.shuffle:
             return torch.from_numpy(places)
         order = self._of(epoch)
@@ -82,7 +99,7 @@ class RowOrder:
     def take(
         self, tensor: Tensor | Spool, epoch: int, start: int, stop: int, out: Tensor
     ) -> Tensor:
-        """Put the rows of a tensor in the order of an epoch, or of a part of it, into another.
+        """Put rows of a tensor, in the order of an epoch or of a part of it, into another.
 
         Args:
             tensor: With a row for each sample, contiguous; or a spool, whose rows are on the CPU.

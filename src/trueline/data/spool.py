@@ -60,12 +60,25 @@ class Spool:
         self._n += len(rows)
 
     def read(self, start: int, out: Tensor) -> Tensor:
-        """Read consecutive rows into a tensor."""
+        """Read consecutive rows into a tensor, and return it.
+
+        Args:
+            start: Number of the first.
+            out: Of as many rows as are read, shape (n, width), contiguous.
+        """
         self._read(start, out.numpy())
         return out
 
     def rows(self, numbers: NDArray[np.int64], out: Tensor | None = None) -> Tensor:
-        """Return rows by their numbers, shape (n,), in that order."""
+        """Return rows by their numbers.
+
+        Args:
+            numbers: Shape (n,), in any order.
+            out: Where they are put; a new tensor unless given.
+
+        Returns:
+            Shape (n, width), in the order of the numbers.
+        """
         if out is None:
             out = torch.empty(len(numbers), self.width, dtype=self.dtype)
         array = out.numpy()
@@ -83,7 +96,11 @@ class Spool:
             yield first, self.read(first, held[: self._n - first])
 
     def change(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
-        """Put the rows that a function returns of some in their place, of all of them."""
+        """Change all rows, some at a time.
+
+        Args:
+            function: Of some rows, shape (n, width), to those that take their place.
+        """
         for first, rows in self.chunks():
             self._write(first, function(rows.numpy()))
 

@@ -56,6 +56,7 @@ class TableData(GatheredData):
     """
 
     plans_epochs = True
+    """Whether a training without a number of epochs takes as many as it needs, by its plan."""
 
     def __init__(
         self,

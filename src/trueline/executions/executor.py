@@ -14,7 +14,8 @@ from torch import Tensor
 
 from trueline.data.blocks import Block
 from trueline.executions.execution import Execution, Piece
-from trueline.executions.rows import FullBatch, Rows
+from trueline.executions.full_batch import FullBatch
+from trueline.executions.rows import Rows
 from trueline.executions.spans import Numbers, Position, Span, State
 from trueline.recurrence import Rule
 
@@ -28,6 +29,7 @@ SPAN_ROWS = 2**18
 FEW_EPOCHS_SPAN = 1024
 """Most steps of a span that runs through several epochs, each with an order of rows of its own."""
 Lrs = Callable[[int], Tensor]
+"""Returns the learning rates of so many steps, float64."""
 
 
 class Executor:
@@ -54,8 +56,11 @@ class Executor:
         Args:
             block: Of batches.
             state: Before the first of them.
-            lrs: Returns the learning rates of so many steps from there on.
+            lrs: Of so many steps from there on.
             kept: Steps before which the state is to be known, from 0 to their number, ascending.
+
+        Returns:
+            The steps, and the state after the last in the precision of the training.
         """
         if self.rows.full_batch and self._full_batch is None:
             self._full_batch = FullBatch(self.rows)
@@ -87,7 +92,7 @@ class Executor:
     def _steps_between(self, one: Position, other: Position) -> int:
         return (other.epoch - one.epoch) * self.rows.per_epoch + other.batch - one.batch
 
-    def _steps_to_grid(self, position: Position) -> int:
+    def _steps_to_span_end(self, position: Position) -> int:
         """Return how many steps are left of the span that a position lies in."""
         per_epoch = self.rows.per_epoch
         width = self.rows.width
@@ -108,7 +113,7 @@ class Executor:
         self, position: Position, state: State, lrs: Lrs, taken: int
     ) -> tuple[Span, int]:
         """Return the span that holds a step, and the step's number in it."""
-        steps = self._steps_to_grid(position)
+        steps = self._steps_to_span_end(position)
         expected = lrs(taken + steps)[taken:]
         if self._saved is not None:
             self._take_up(self._saved, position, state, expected)
@@ -142,7 +147,11 @@ class Executor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on within the span of a checkpoint, if its steps are still the same."""
+        """Go on within the span of a checkpoint, if its steps are still the same.
+
+        Args:
+            state: What `state_dict` has returned.
+        """
         self._saved = state or None
 
     def _take_up(
@@ -157,7 +166,7 @@ class Executor:
             0 < at == len(saved["lrs"]) - len(lrs)
             and list(self.rule) == list(saved["rule"])
             and torch.equal(saved["lrs"][at:], lrs.cpu())
-            and self._steps_to_grid(began) == len(saved["lrs"])
+            and self._steps_to_span_end(began) == len(saved["lrs"])
             and start.parameters.shape == state.parameters.shape
         )
         if not fits:

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trueline.executions.rows import FullBatch, Rows
+from trueline.executions.full_batch import FullBatch
+from trueline.executions.rows import Rows
 from trueline.recurrence import (
     Composed,
     InTurn,
@@ -58,6 +59,10 @@ class Span:
         lrs: Learning rates, one for each step, float64.
         rule: The update rule.
         composed: Whether they are composed, or taken one by one.
+
+    Attributes:
+        summed_in: The dtype in which products of rows are summed.
+        exact: Whether that is float64, so that each step is right by itself to a few roundings.
     """
 
     def __init__(
@@ -80,7 +85,7 @@ class Span:
         if full_batch is not None:
             self._gradient, self._loss = full_batch.at(start.parameters)
         self.summed_in = torch.float64 if full_batch is not None else rows.summed_in
-        # In float32 the rounding of the moments is a thousand times that of the composition.
+        # In float32 moments round a thousand times more than their composition: none is refined.
         self.exact = self.summed_in == torch.float64
         self._maps: Composed | Repeated | None = None
         self._states: Tensor | None = None
