@@ -56,7 +56,7 @@ class TableData(GatheredData):
     """
 
     plans_epochs = True
-    """Whether a training without a number of epochs takes as many as it needs, by its plan."""
+    """Whether lr, momentum and the number of epochs, unless given, are those of its plan."""
 
     def __init__(
         self,
