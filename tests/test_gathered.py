@@ -13,7 +13,7 @@ from trueline.data.gathered import Gathered, GatheredData
 from trueline.data.spool import Spool, SpooledRows
 from trueline.errors import CheckFailed
 from trueline.module import LinearRegression
-from trueline.report import summarise
+from trueline.report import result_of
 from trueline.tensorboard import Scalars
 
 
@@ -145,7 +145,7 @@ def test_result_of_rows_in_a_file_is_that_of_rows_in_memory(
         data, line = GatheredData(gathered_rows), LinearRegression(3, lr=0.1, l2=0.1)
         trainer = make_trainer(callbacks=[CrossCheck()])
         trainer.fit(line, data)
-        result = summarise(trainer, line)
+        result = result_of(trainer, line)
         found.append({name: result[name] for name in ("loss", "distance", "largest_stable_lr")})
         assert data.weighted == weighted
         assert data.held_bytes > 0

@@ -20,6 +20,7 @@ IMPORTERS = {
     "trueline.cli": {"trueline.__main__"},
     "trueline.commands": {"trueline.cli"},
     "trueline.lightning_cli": {"trueline.commands", "trueline.sweep.trial"},
+    "trueline.cli_options": {"trueline.lightning_cli"},
 }
 """What nothing imports but these."""
 HEAVY = {"torch", "lightning"}
@@ -112,6 +113,7 @@ def test_imports_of_the_package_follow_the_arrows() -> None:
     assert "trueline.cli" in arrows["trueline.__main__"]
     assert "trueline.commands" in arrows["trueline.cli"]
     assert "trueline.lightning_cli" in arrows["trueline.commands"]
+    assert "trueline.cli_options" in arrows["trueline.lightning_cli"]
     assert broken_arrows(SOURCE) == []
 
 

@@ -142,6 +142,15 @@ def test_forecast_refuses_data_that_it_cannot_read() -> None:
         forecast(large, LinearRegression())
 
 
+def test_plan_says_how_long_reading_took_where_it_has_measured_it() -> None:
+    data, model = DummyData(), LinearRegression()
+    first, second = forecast(data, model), forecast(data, model)
+    assert first.seconds is not None
+    assert "read once in" in first.table()
+    assert second.seconds is None
+    assert "600 bytes\n" in second.table()
+
+
 def converged_after(
     make_trainer: Callable[..., Trainer], epochs: int, data: RegressionData, **options: Any
 ) -> bool:

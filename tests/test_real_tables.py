@@ -15,7 +15,7 @@ from trueline.crosscheck import CrossCheck
 from trueline.data import TableData
 from trueline.forecast import forecast
 from trueline.module import LinearRegression
-from trueline.report import summarise
+from trueline.report import result_of
 
 DATA = Path(__file__).parent / "data"
 TABLES = ("norris", "pontius", "longley", "wampler1", "diabetes", "engel")
@@ -92,7 +92,7 @@ def test_plan_says_when_the_training_has_converged(
         trainer = make_trainer(max_epochs=int(np.ceil(epochs)), callbacks=[CrossCheck()])
         trained = model()
         trainer.fit(trained, data)
-        assert summarise(trainer, trained)["converged"] is expected
+        assert result_of(trainer, trained)["converged"] is expected
 
 
 def fit_columns(cli: Callable[..., Any], path: Path, columns: dict[str, Any], *options: str) -> Any:

@@ -132,3 +132,18 @@ def test_rows_that_are_fewer_are_refused(name: str) -> None:
     given = {"y": [1.0, 2.0], "sample_weight": [1.0, 1.0]} | {name: [1.0]}
     with pytest.raises(ValueError, match=f"expected {name} with as many rows as X, 2; found 1"):
         triangle([[1.0], [2.0]], **given)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_one_of_several_targets_is_as_if_it_were_alone(weighted: bool) -> None:
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(50, 2, (30, 2)), rng.normal(size=(30, 3))
+    weights = rng.uniform(1, 2, 30) if weighted else None
+    every = triangle(X, y, weights)
+    for t in range(3):
+        one, alone = every.of_target(t), triangle(X, y[:, t], weights)
+        line = Line(np.array([1.0, -2.0]), np.array(0.5))
+        assert one.loss(line) == pytest.approx(alone.loss(line), rel=1e-12)
+        np.testing.assert_allclose(one.least_squares().weight, alone.least_squares().weight)
+        assert one.least_squares().bias == pytest.approx(float(alone.least_squares().bias))
+        assert (one.n_targets, one.single, one.rows) == (1, True, alone.rows)

@@ -145,18 +145,21 @@ def test_trial_that_fails_the_crosscheck_ends_the_sweep(tmp_path: Path) -> None:
         "take = LinearRegression.training_step\n"
         "def wrong(self, batch, index):\n"
         "    found = take(self, batch, index)\n"
-        "    return {**found, 'loss': found['loss'] * 0.5}\n"
+        "    return {**found, 'loss': found['loss'] * (0.5 if self.hparams.lr == 0.002 else 1)}\n"
         "LinearRegression.training_step = wrong\n"
         "from trueline.cli import main\n"
         "if __name__ == '__main__':\n"
         "    raise SystemExit(main())\n"
     )
-    options = ["--over", "model.lr=0.001,0.002,0.003", "--jobs=1", "--trainer.max_epochs=20"]
+    # The other one would go on for ever.
+    options = ["--over", "model.lr=0.001,0.002,0.003", "--jobs=2", "--trainer.max_epochs=-1"]
     options += ["--model.steps_per_execution=1"]
     command = [sys.executable, "wrong.py", "sweep", *options]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
     assert run.returncode == 1
-    assert "trueline: error: trial 0: cross-check failed: loss at step 1" in run.stderr
+    assert "trueline: error: trial 1: cross-check failed: loss at step 1" in run.stderr
     assert len(table(tmp_path / "lightning_logs/sweep_0")["rows"]) == 1
 
 
@@ -344,7 +347,7 @@ def test_help_says_what_it_does(cli: Cli) -> None:
     assert max(map(len, run.stdout.splitlines())) <= 100
 
 
-def test_workers_end_with_the_sweep(tmp_path: Path) -> None:
+def test_sweep_is_alone_in_its_folder_and_its_workers_end_with_it(tmp_path: Path) -> None:
     options = ["--over", "model.lr=0.001,0.002", "--trainer.max_epochs=-1", "--jobs=2"]
     command = [sys.executable, "-m", "trueline", "sweep", *options]
     sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
@@ -352,12 +355,25 @@ def test_workers_end_with_the_sweep(tmp_path: Path) -> None:
     while len(list(folder.glob("trial_*/config.yaml"))) < 2:
         assert time.monotonic() < end
         time.sleep(0.1)
-    children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
+    second = subprocess.run(
+        [sys.executable, "-m", "trueline", "sweep", "--resume=last"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert second.returncode == 2
+    assert "sweep_0: expected no sweep at work there, found one" in second.stderr
+    children = _below(str(sweep.pid))
+    assert len(children) >= 3  # the two that train, and the one that began them
     sweep.kill()
     sweep.wait()
     while any(_runs(pid) for pid in children):
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def _below(pid: str) -> list[str]:
+    """Return the processes that one has begun, and those that they have."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return children + [each for child in children for each in _below(child)]
 
 
 def _runs(pid: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from conftest import Run
@@ -121,17 +122,29 @@ def test_several_targets_have_a_curve_for_each_entry(cli: Cli) -> None:
     assert found["val/loss"][1][-1] == pytest.approx(expected, rel=1e-5)
 
 
+def of_hyperparameters(folder: Path) -> dict[str, HParamsPluginData]:
+    """Return what the tab HPARAMS reads of a run."""
+    return {
+        name: HParamsPluginData.FromString(metadata.plugin_data.content)
+        for name, metadata in load(folder).summary_metadata.items()
+        if metadata.plugin_data.plugin_name == "hparams"
+    }
+
+
+def test_run_that_failed_says_so_among_the_others(cli: Cli, tmp_path: Path) -> None:
+    assert cli("fit", "--model.lr=1", "--trainer.max_epochs=500").status == 1
+    plugin = of_hyperparameters(tmp_path / "lightning_logs/version_0")
+    status = plugin["_hparams_/session_end_info"].session_end_info.status
+    assert status == Status.Value("STATUS_FAILURE")
+    assert plugin["_hparams_/session_start_info"].session_start_info.hparams["lr"].number_value == 1
+
+
 def test_hyperparameters_come_with_the_final_loss(cli: Cli, tmp_path: Path) -> None:
     run, found = fit(cli, "--trainer.max_epochs 20 --model.lr 0.002 --model.momentum 0.5")
     loss = run.result()["loss"]
     assert found["final/loss"][0] == [20]
     assert found["final/loss"][1] == [np.float32(loss)]
-    events = load(tmp_path / "lightning_logs/version_0")
-    plugin = {
-        name: HParamsPluginData.FromString(metadata.plugin_data.content)
-        for name, metadata in events.summary_metadata.items()
-        if metadata.plugin_data.plugin_name == "hparams"
-    }
+    plugin = of_hyperparameters(tmp_path / "lightning_logs/version_0")
     metrics = plugin["_hparams_/experiment"].experiment.metric_infos
     # Also what this run does not know: TensorBoard asks one run for the metrics of all.
     assert {m.name.tag for m in metrics} == FINAL | {"final/epochs_to_converge"}
@@ -142,6 +155,9 @@ def test_hyperparameters_come_with_the_final_loss(cli: Cli, tmp_path: Path) -> N
     assert logged["lr"].number_value == 0.002
     assert logged["momentum"].number_value == 0.5
     assert logged["init"].string_value == "normal"
+    assert plugin["_hparams_/session_end_info"].session_end_info.status == Status.Value(
+        "STATUS_SUCCESS"
+    )
     # Stock Lightning leaves hp_metric at -1 in the place of a metric.
     assert "hp_metric" not in found
     raw = next((tmp_path / "lightning_logs").rglob("events*")).read_bytes()

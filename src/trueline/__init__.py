@@ -3,11 +3,13 @@
 Reading order:
 
 1. `trueline.reference`   the judge: the same training in NumPy, with rounding-error bounds
-2. `trueline.module`      `LinearRegression`, the LightningModule
-3. `trueline.crosscheck`  the callback that runs the reference in lockstep
-4. `trueline.data`        the article's 15 points, and batches as a function of (seed, epoch)
-5. `trueline.cli`         `trueline fit | validate | test | predict | compare`
+2. `trueline.recurrence`  K steps of SGD composed into one
+3. `trueline.module`      `LinearRegression`, the LightningModule
+4. `trueline.crosscheck`  the callback that runs the reference in lockstep
+5. `trueline.data`        the article's 15 points, and batches as a function of (seed, epoch)
+6. `trueline.cli`         the command `trueline`
 
+The rest, file by file, is in docs/source.md.
 Importing this package imports neither torch nor Lightning.
 """
 

@@ -37,7 +37,7 @@ Runs land in lightning_logs/version_N; tensorboard --logdir lightning_logs shows
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """Where the environment may say which process of a training this is."""
 LONGEST = 2_000
-"""Characters of a message; more are not read."""
+"""Characters of a message that are printed; nobody reads more."""
 COMMANDS = (
     "fit",
     "validate",
@@ -83,10 +83,10 @@ def _run(arguments: list[str]) -> int:
             from trueline import commands
         commands.run(arguments)
         status = 0
-    except (KeyboardInterrupt, SystemExit) as stop:  # but for a training, which says how to go on
+    except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and not stop.code:
             raise  # --help and --print_config
-        status = _fail("interrupted", 1)
+        status = _fail("interrupted", 1)  # a training says how to go on instead, by CheckFailed
     except (RequestError, CheckFailed) as error:
         status = _fail(str(error), error.exit_status, shared=error.__cause__ is None)
     except Exception as error:
@@ -111,7 +111,7 @@ def _fail(message: str, status: int, shared: bool = True) -> int:
         status: The exit status.
         shared: Whether all processes of the training would say so; then the first one does.
     """
-    # A message may hold what came from a file: no control characters, and no end of it.
+    # A message may hold what came from a file: control characters, and any length.
     message = "".join(c if c.isprintable() else " " for c in message)
     message = message if len(message) <= LONGEST else f"{message[:LONGEST]} …"
     rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")

@@ -5,13 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from lightning.pytorch import LightningModule
-from numpy.typing import NDArray
 
+from trueline.convergence import unit_of_distance
 from trueline.data import RegressionData
 from trueline.independent import independent
-from trueline.reference.triangle import Line, Triangle
-
-Array = NDArray[np.float64]
+from trueline.reference.triangle import Array, Line, Triangle
 
 FEW_NUMBERS = 2**17
 """Of rows: they are factored in a millisecond, before the training instead of after it."""
@@ -37,10 +35,10 @@ class ClosedForm(NamedTuple):
         """Return how far the predictions of another line are off, in root mean square.
 
         Returns:
-            By target, as a fraction of the spread of y; of y itself where that is the same in all
+            By target, as a fraction of the spread of y; in units of y where that is the same in all
             rows. Shape (n_targets,).
         """
-        return self._off(self.rows.apart(line, self.line))
+        return self.rows.apart(line, self.line) / unit_of_distance(self.rows)
 
     def distances(self, parameters: Array) -> Array:
         """Return the same for many lines at once.
@@ -57,20 +55,22 @@ class ClosedForm(NamedTuple):
         weight, bias = apart[:, :-1], apart[:, -1:]
         bias = bias + rows.center[None, None, : rows.columns - 1] @ weight
         moved = rows.R[:, : rows.columns] @ np.concatenate([bias, weight], axis=1)
-        return self._off(np.linalg.norm(moved, axis=1) / np.sqrt(rows.rows))
+        apart = np.linalg.norm(moved, axis=1) / np.sqrt(rows.rows)
+        return np.asarray(apart / unit_of_distance(rows))
 
-    def _off(self, apart: Array) -> Array:
-        spread = self.rows.spread
-        return np.asarray(apart / np.where(spread > 0, spread, 1.0))
+
+def is_known(data: RegressionData) -> bool:
+    """Return whether the triangle of the rows has been worked out."""
+    return "triangle" in vars(data)
 
 
 def is_cheap(data: RegressionData) -> bool:
     """Return whether the triangle of the rows is known, or worked out in no time."""
-    return "triangle" in vars(data) or data.n_samples * (data.n_features + 1) <= FEW_NUMBERS
+    return is_known(data) or data.n_samples * (data.n_features + 1) <= FEW_NUMBERS
 
 
 def line_of(module: LightningModule) -> Line:
-    """Return the line that a LinearRegression has at present, in float64."""
+    """Return the line that a LinearRegression has at present, in float64, in the shapes it has."""
     named = {name: p.detach().cpu().double().numpy() for name, p in module.named_parameters()}
     return Line(named["weight"], named["bias"])
 

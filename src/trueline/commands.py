@@ -22,12 +22,13 @@ from trueline.export.command import export
 from trueline.forecast import forecast
 from trueline.lightning_cli import TruelineCLI
 from trueline.option_errors import one_line
+from trueline.printing import to_whoever_reads
 from trueline.report import Report
 from trueline.run_folder import claim_folder, next_folder
 from trueline.sweep.command import sweep
 
 LOST = r"gloo.*(?i:connection|timed out|timeout)|Connection (closed|reset) by peer|NCCL|TCPStore"
-"""In the messages of torch.distributed when another process does not answer any more."""
+"""What torch.distributed says when another process does not answer any more."""
 MATRIX_OPTIONS = {
     "accelerators": "Which to try, such as cpu,cuda; all that are there unless given.",
     "precisions": "Which to try, such as 64-true,32-true; all unless given.",
@@ -39,7 +40,7 @@ gc.freeze()
 
 
 def run(arguments: list[str]) -> None:
-    """Run a command that needs Lightning.
+    """Run any command but `--help` and `--version`.
 
     Args:
         arguments: The command and its options.
@@ -61,18 +62,8 @@ def run(arguments: list[str]) -> None:
     hook = threading.excepthook
     threading.excepthook = _without_files(hook)
     try:
-        if arguments[0] == "compare":
-            CompareCLI(arguments[1:]).compare()
-        elif arguments[0] == "crosscheck":
-            MatrixCLI(arguments[1:]).run_matrix()
-        elif arguments[0] == "plan":
-            PlanCLI(arguments[1:]).plan()
-        elif arguments[0] == "export":
-            export(arguments[1:])
-        elif arguments[0] == "sweep":
-            sweep(arguments[1:])
-        else:
-            TruelineCLI(arguments)
+        with to_whoever_reads():
+            _command(arguments)
     except MisconfigurationException as error:
         raise RequestError(one_line(str(error))) from error
     except OSError as error:
@@ -93,8 +84,23 @@ def run(arguments: list[str]) -> None:
         threading.excepthook = hook
 
 
+def _command(arguments: list[str]) -> None:
+    if arguments[0] == "compare":
+        CompareCLI(arguments[1:]).compare()
+    elif arguments[0] == "crosscheck":
+        MatrixCLI(arguments[1:]).run_matrix()
+    elif arguments[0] == "plan":
+        PlanCLI(arguments[1:]).plan()
+    elif arguments[0] == "export":
+        export(arguments[1:])
+    elif arguments[0] == "sweep":
+        sweep(arguments[1:])
+    else:
+        TruelineCLI(arguments)
+
+
 def _without_files(hook: Callable[..., object]) -> Callable[..., object]:
-    """Leave out what a thread could not write: TensorBoard raises it once more, in the training."""
+    """Keep a thread quiet that could not write: TensorBoard raises the same in the training."""
     return lambda thread: None if issubclass(thread.exc_type, OSError) else hook(thread)
 
 
@@ -120,7 +126,7 @@ class CompareCLI(TruelineCLI):
         )
 
     def callbacks(self, given: list[Callback]) -> list[Callback]:
-        """Return those of fit but its report: compare prints a table of its own."""
+        """Return those of fit without its report: compare prints a table of its own."""
         return [c for c in super().callbacks(given) if not isinstance(c, Report)]
 
 
@@ -131,7 +137,7 @@ class PlanCLI(TruelineCLI):
         super().__init__(args, run=False, prog="trueline plan")
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what counts as converged before the options of fit."""
+        """Add the option of plan before those of fit."""
         parser.add_argument(
             "--accuracy",
             type=float,
@@ -159,7 +165,7 @@ class MatrixCLI(TruelineCLI):
         super().__init__(args, run=False, prog="trueline crosscheck")
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what chooses the settings before the options of fit."""
+        """Add the options that choose settings before those of fit."""
         for name, text in MATRIX_OPTIONS.items():
             parser.add_argument(f"--{name}", type=str, default="", help=text)
         super().add_core_arguments_to_parser(parser)

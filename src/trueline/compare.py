@@ -1,6 +1,5 @@
 """The four rungs side by side: the same line, from the same start, by four trainers."""
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from trueline.baselines import as_trace, train_autograd, train_builtin
 from trueline.data import RegressionData
 from trueline.errors import RequestError
+from trueline.json_files import write_json
 from trueline.module import LinearRegression
 from trueline.reference import SGD, Trace, mean_squared_error, train
 from trueline.reference.solve import least_squares, simple_regression
@@ -88,8 +88,9 @@ def check_request(trainer: Trainer, model: LinearRegression, data: Any) -> None:
             "leave it out"
         )
     if str(trainer.precision) not in DTYPES:
-        found = f"found {trainer.precision}"
-        wrong.append(f"--trainer.precision: expected {' or '.join(DTYPES)}, {found}")
+        wrong.append(
+            f"--trainer.precision: expected {' or '.join(DTYPES)}, found {trainer.precision}"
+        )
     if not trainer.max_epochs or trainer.max_epochs < 1 or trainer.max_steps != -1:
         wrong.append("expected --trainer.max_epochs of 1 or more and no --trainer.max_steps")
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -114,6 +115,9 @@ def compare(trainer: Trainer, model: LinearRegression, data: Any) -> dict[str, A
 
     Returns:
         The table, as written to `compare_N/compare.json`.
+
+    Raises:
+        CheckFailed: When rung 4 fails the cross-check, is no longer finite, or is interrupted.
     """
     folder = Path(trainer.log_dir).parent if trainer.logger and trainer.log_dir else None
     rungs = _rungs(trainer, model, data)
@@ -146,7 +150,7 @@ def compare(trainer: Trainer, model: LinearRegression, data: Any) -> dict[str, A
         "log_dir": os.path.normpath(folder) if folder else None,
     }
     if folder:
-        (folder / "compare.json").write_text(json.dumps(table, indent=2) + "\n", "utf-8")
+        write_json(folder / "compare.json", table)
     print_table(table)
     return table
 

@@ -32,8 +32,8 @@ SAMPLES = 2**10
 """Steps that are looked at in one round of the search for the last one above the accuracy."""
 MOST_STEPS = 10**15
 """Beyond it a step's number times a rate's rounding error, 1e-16, is no longer small."""
-FEWEST_LOG = -700.0
-"""The logarithm of what counts as 0: the smallest float64 is e⁻⁷⁴⁵."""
+LOG_OF_0 = -700.0
+"""What stands for log(0): the smallest float64 is e⁻⁷⁴⁵."""
 
 
 class Modes(NamedTuple):
@@ -90,6 +90,16 @@ def modes(rows: Triangle, l2: float = 0.0, weight_decay: float = 0.0) -> Modes:
     return Modes(singular**2, left)
 
 
+def unit_of_distance(rows: Triangle) -> Array:
+    """Return what the distance of predictions from the closed form is divided by.
+
+    Returns:
+        The spread of y, or 1 where y is the same in all rows; in units of y, shape (n_targets,).
+    """
+    spread = rows.spread
+    return np.where(spread > 0, spread, 1.0)
+
+
 def _scale(rows: Triangle) -> float:
     """Return what makes the squares of the rows those in the Hessian."""
     return math.sqrt(2 / (rows.rows * rows.n_targets))
@@ -133,9 +143,8 @@ def epochs(
     moving = found.curvature > 0
     curvature, directions = found.curvature[moving], found.left[: rows.columns, moving]
     offset = (found.left.T @ _residuals(rows, start, l2, sgd.weight_decay))[moving]
-    spread = rows.spread
     # In the units of the criterion: one is on the line between converged and not.
-    offset *= math.sqrt(rows.n_targets / 2) / (accuracy * np.where(spread > 0, spread, 1.0))
+    offset *= math.sqrt(rows.n_targets / 2) / (accuracy * unit_of_distance(rows))
     if not np.isfinite(offset).all() or log_rate(curvature, sgd).max() >= 0:
         return None
 
@@ -211,6 +220,13 @@ def log_rate(curvature: Array, sgd: SGD) -> Array:
     """Return the logarithm of what a step multiplies each mode by, in the end; above 0 it diverges.
 
     It is the logarithm of the spectral radius of the mode's map, and keeps its digits near 0.
+
+    Args:
+        curvature: λ of each mode, > 0, shape (n_modes,).
+        sgd: The update rule; its weight decay is in the curvature.
+
+    Returns:
+        Shape (n_modes,).
     """
     a = (sgd.lr * curvature).astype(complex)
     near = _roots(a.real, sgd)[:2] if sgd.momentum else (a, a)
@@ -226,6 +242,9 @@ def _roots(a: Array, sgd: SGD) -> tuple[Complex, Complex, Complex]:
     Args:
         a: lr·λ.
         sgd: With momentum.
+
+    Returns:
+        s₁ and s₂ = 1 − x₁ and 1 − x₂, and s₁ − s₂; each of the shape of `a`.
     """
     m = sgd.momentum
     if sgd.nesterov:
@@ -244,14 +263,14 @@ def _roots(a: Array, sgd: SGD) -> tuple[Complex, Complex, Complex]:
 
 
 def _log_of_one_less(s: Complex) -> Complex:
-    """Return log(1 − s), with all its digits where s is small; of 0, a number that is very low."""
+    """Return log(1 − s), with all its digits where s is small; where s is 1, `LOG_OF_0`."""
     x = 1 - s
     size = np.abs(x)
     near = np.abs(s) < 0.5
     lost = np.where(near, s.real * (s.real - 2) + s.imag**2, 0.0)
     with np.errstate(divide="ignore"):
         log = np.where(near, np.log1p(lost) / 2, np.log(size))
-    return np.asarray(np.maximum(log, FEWEST_LOG) + 1j * np.angle(x))
+    return np.asarray(np.maximum(log, LOG_OF_0) + 1j * np.angle(x))
 
 
 def _quotient(n: Any, s_1: Complex, s_2: Complex, gap: Complex) -> Array:

@@ -9,6 +9,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trueline.printing import to_whoever_reads
+
 REFRESH_SECONDS = 0.1
 """Faster than that, nobody reads it."""
 LINE_SECONDS = 10.0
@@ -72,8 +74,9 @@ class Display:
             now = {"completed": done, "place": self._place(done), "facts": text}
             self._progress.update(self._task, refresh=True, **now)  # type: ignore[arg-type]
             return
-        print(", ".join([f"{self._unit} {self._place(done)}", *facts, *rates, *self._left(done)]))
-        sys.stdout.flush()
+        with to_whoever_reads():
+            place = f"{self._unit} {self._place(done)}"
+            print(", ".join([place, *facts, *rates, *self._left(done)]))
 
     def close(self) -> None:
         """Leave what is shown standing."""

@@ -5,14 +5,15 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from trueline.closed_form import line_of
-from trueline.convergence import modes
+from trueline.closed_form import is_known, line_of
+from trueline.convergence import CONVERGED_WITHIN, modes
 from trueline.data import RegressionData
 from trueline.errors import RequestError
 from trueline.executions.method import operations
 from trueline.module import LinearRegression
-from trueline.plan import Plan, make_plan
-from trueline.rates import SETTLED, heavy_ball
+from trueline.plan import NEVER, Plan, Training, as_asked, make_plan
+from trueline.rates import heavy_ball, settles
+from trueline.reference.triangle import Triangle
 
 FINE = 1e-12
 """How near a training comes whose length the data decides, as a fraction of the spread of y: then
@@ -28,7 +29,7 @@ BATCHED_EPOCHS = 10
 """Of a training by mini-batches: it comes near the line in few passes, and then wanders."""
 
 
-def forecast(data: Any, model: LinearRegression, accuracy: float = 1e-6) -> Plan:
+def forecast(data: Any, model: LinearRegression, accuracy: float = CONVERGED_WITHIN) -> Plan:
     """Plan the training of a model on data.
 
     Args:
@@ -37,18 +38,13 @@ def forecast(data: Any, model: LinearRegression, accuracy: float = 1e-6) -> Plan
         accuracy: That counts as converged, as a fraction of the spread of y.
 
     Raises:
-        RequestError: When the data is not held in memory, or too large for its squares.
+        RequestError: When the data has no rows that can be read, or their squares are beyond
+            float64.
     """
-    if not isinstance(data, RegressionData):
-        raise RequestError(
-            f"--data: expected a RegressionData, whose rows can be read; found "
-            f"{type(data).__name__}; choose one such as DummyData"
-        )
+    known = isinstance(data, RegressionData) and is_known(data)
     begin = time.perf_counter()
-    rows = data.trained_on
-    seconds = time.perf_counter() - begin
-    if not math.isfinite(rows.curvature()):
-        raise RequestError("--data: expected rows whose squares are numbers; scale the data")
+    rows = _rows(data)
+    seconds = None if known else time.perf_counter() - begin
     h: Any = model.hparams
     plan = make_plan(
         rows,
@@ -56,10 +52,10 @@ def forecast(data: Any, model: LinearRegression, accuracy: float = 1e-6) -> Plan
         h,
         data.batch_size,
         accuracy,
-        getattr(data, "feature_names", None) or (),
-        data.held_bytes,
-        seconds,
-        data.triangle,
+        names=data.feature_names or (),
+        bytes_=data.held_bytes,
+        seconds=seconds,
+        raw=data.triangle,
     )
     epochs = plan.trainings["asked"].epochs
     if epochs is None:
@@ -67,13 +63,39 @@ def forecast(data: Any, model: LinearRegression, accuracy: float = 1e-6) -> Plan
     return replace(plan, training_seconds=expected_seconds(data, h, epochs))
 
 
+def _rows(data: Any) -> Triangle:
+    """Return the rows as they are trained on.
+
+    Raises:
+        RequestError: When they cannot be read, or their squares are beyond float64.
+    """
+    if not isinstance(data, RegressionData):
+        raise RequestError(
+            f"--data: expected a RegressionData, whose rows can be read; found "
+            f"{type(data).__name__}; choose one such as DummyData"
+        )
+    if not math.isfinite(data.trained_on.curvature()):
+        raise RequestError(
+            "--data: expected rows whose squares float64 holds, found larger; scale the data"
+        )
+    return data.trained_on
+
+
+def _as_asked(data: Any, model: LinearRegression, accuracy: float) -> Training:
+    """Return how long a training takes as it is asked for, without the rest of its plan."""
+    return as_asked(_rows(data), line_of(model), model.hparams, data.batch_size, accuracy)
+
+
 def expected_seconds(data: RegressionData, h: Any, epochs: int) -> float:
-    """Return about how long a training takes: what it counts, at the pace of an ordinary machine.
+    """Return about how long a training takes: its operations, at the pace of an ordinary machine.
 
     Args:
         data: That is trained on.
         h: Hyperparameters of the model, numbers all.
         epochs: Of the training.
+
+    Returns:
+        Seconds.
     """
     loader = data.train_dataloader()
     numbers = data.n_samples * (data.n_features + 1 + data.n_targets)
@@ -103,10 +125,10 @@ def tune(data: Any, model: LinearRegression, epochs: int) -> None:
     if not (both and h["momentum"]):
         return
     found = modes(data.trained_on, h["l2"], h["weight_decay"])
-    if SETTLED**2 * found.largest <= epochs**2 * found.smallest:
+    if settles(found, epochs):
         return
-    asked = forecast(data, model).trainings["asked"]
-    if asked.note in ("", "never") and (asked.epochs is None or asked.epochs > 2 * epochs):
+    asked = _as_asked(data, model, CONVERGED_WITHIN)
+    if asked.note in ("", NEVER) and (asked.epochs is None or asked.epochs > 2 * epochs):
         lr, momentum = heavy_ball(found, h["dampening"], epochs)
         model.save_hyperparameters({"lr": lr, "momentum": momentum})
 
@@ -117,8 +139,15 @@ def planned_epochs(data: Any, model: LinearRegression) -> int:
     Args:
         data: That is trained on.
         model: With its initial parameters, and numbers for hyperparameters.
+
+    Returns:
+        From 1 to a million.
+
+    Raises:
+        RequestError: When the data has no rows that can be read, or their squares are beyond
+            float64.
     """
-    asked = forecast(data, model, FINE).trainings["asked"]
+    asked = _as_asked(data, model, FINE)
     if asked.epochs is not None:
         return max(1, min(math.ceil(ROOM * asked.epochs) + 1, MOST_EPOCHS))
     batched = data.batch_size not in (None, data.n_samples)

@@ -10,13 +10,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from trueline.independent import independent, solve_triangular
-from trueline.reference.triangle import Triangle
+from trueline.reference.triangle import Array, Triangle
 from trueline.summary import check_level
-
-Array = NDArray[np.float64]
 
 ROWS_AT_ONCE = 2**12
 """Rows that are worked out at a time; they stay in the processor's caches."""
@@ -52,8 +50,8 @@ def intervals(rows: Triangle, X: ArrayLike, level: float = 0.95) -> Intervals:
         The predictions and both intervals, row by row.
 
     Raises:
-        ValueError: When X has other columns than the rows, the level is out of range, or no more
-            rows than parameters leave nothing to estimate the residuals by.
+        ValueError: When X has other columns than the rows, the level is out of range, the rows are
+            not finite, or there are no more of them than parameters, so that no residuals are left.
 
     Example:
         >>> from trueline.reference.triangle import triangle

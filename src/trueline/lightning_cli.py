@@ -1,206 +1,43 @@
-"""Lightning's CLI with this project's model, data, callbacks and defaults."""
+"""Lightning's CLI from the options on: builds what they ask for, with our callbacks; runs it."""
 
 import argparse
 import contextlib
-import inspect
 import math
-import pydoc
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-    SaveConfigCallback,
-)
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from trueline.checkpoints import loading, reading, resuming
-from trueline.checkpoints.kept_options import keep, recall
+from trueline.checkpoints.plugin import WholeCheckpoints
 from trueline.checkpoints.saving import Checkpoints
-from trueline.checkpoints.whole_files import WholeCheckpoints
+from trueline.cli_options import OptionsCLI
 from trueline.crosscheck import CrossCheck
-from trueline.data.learned import SAVED_AS
 from trueline.divergence import StopWhenNotFinite
 from trueline.errors import CheckFailed, RequestError
 from trueline.forecast import MOST_EPOCHS, planned_epochs, tune
-from trueline.hooks import FewHooks
-from trueline.module import LinearRegression
-from trueline.option_errors import check_configs, check_counts, one_line, with_remedy
-from trueline.predictions import PredictionWriter
+from trueline.option_errors import one_line
 from trueline.progress_bar import TrainingBar
 from trueline.report import Report
 from trueline.result_table import print_start
 from trueline.run_folder import open_folder
-from trueline.run_length import fit_intervals
+from trueline.run_length import choose_intervals
 from trueline.schedule import check_same_schedule
 from trueline.tensorboard import RunLogger, Scalars
-
-TRAINER_DEFAULTS = {
-    # What the article's 15 points need at its learning rate, until the ninth digit stands still.
-    "max_epochs": 50_000,
-    # In float32 the bias of the 15 points stalls at 36.643: a step is less than half a rounding.
-    "precision": "64-true",
-    # None: fitted to the length of the run, by `run_length.fit_intervals`.
-    "check_val_every_n_epoch": None,
-    "enable_model_summary": False,
-}
-PLANNED = {"model.lr": "auto", "model.momentum": "auto", "trainer.max_epochs": None}
-"""Defaults of the data classes whose rows say what they need."""
-
-DESCRIPTIONS = {
-    "fit": "Train w*X + b; with no options, on the article's 15 points.",
-    "validate": "Compute the loss of a trained line on the validation rows.",
-    "test": "Compute the loss of a trained line on the test rows.",
-    "predict": "Write predictions.csv, inputs beside predictions.",
-}
-DEFAULT_DATA = "DummyData"
-DATA_OPTIONS = (
-    "The default data, DummyData, takes --data.batch_size N (full batch unless given), "
-    "--data.shuffle true and --data.seed N."
-)
+from trueline.tensorboard.scalars import DRAW_AFTER
 
 
-class SavedConfig(FewHooks, SaveConfigCallback):
-    """Leaves `config.yaml` in the log directory, and costs the steps nothing."""
-
-
-class TruelineCLI(LightningCLI):
-    """`trueline fit | validate | test | predict`: Lightning's options, and ours before them."""
-
-    def __init__(self, args: list[str], run: bool = True, prog: str = "trueline") -> None:
-        self.parsers: list[LightningArgumentParser] = []
-        self.checkpoint_path: str | None = None
-        self.kept_options: dict[str, Any] = {}
-        self.subcommand: str | None = args[0] if run else None
-        self.prog = prog
-        # Errors come here as exceptions, and no option may be abbreviated: that hides typos.
-        strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
-        kwargs = {"prog": prog, "usage": f"{prog} [OPTIONS]", "description": DATA_OPTIONS, **strict}
-        for name, text in DESCRIPTIONS.items() if run else ():
-            usage = f"{prog} {name} [OPTIONS]"
-            kwargs[name] = {**strict, "usage": usage, "description": f"{text} {DATA_OPTIONS}"}
-        super().__init__(
-            LinearRegression,
-            LightningDataModule,
-            subclass_mode_data=True,
-            save_config_callback=SavedConfig,
-            seed_everything_default=0,
-            parser_kwargs=kwargs,
-            args=args,
-            run=run,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,  # it would write an import path into checkpoints
-        )
-
-    @property
-    def options(self) -> Any:
-        """The options of the command, as parsed."""
-        return self.config[self.subcommand] if self.subcommand else self.config
-
-    @property
-    def runs(self) -> Path:
-        """The folder that holds one folder a run."""
-        return Path(self.options.trainer.default_root_dir or "") / "lightning_logs"
-
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add model and data before the Trainer, so that --help shows them first."""
-        parser.add_lightning_class_args(LinearRegression, "model")
-        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-        parser.set_defaults({"data": {"class_path": f"trueline.data.{DEFAULT_DATA}"}})
-        parser.link_arguments("data.n_features", "model.n_features", apply_on="instantiate")
-        parser.link_arguments("data.n_targets", "model.n_targets", apply_on="instantiate")
-        parser.add_argument(
-            "--crosscheck",
-            type=Literal["raise", "warn", "off", False],  # YAML reads off as False
-            default="raise",
-            help="What to do where training and the NumPy reference differ by more than rounding.",
-        )
-        parser.add_argument(
-            "--free_run",
-            type=bool,
-            default=False,
-            help="Whether the reference also trains on its own, with a bound on how far apart the "
-            "two may come.",
-        )
-        parser.add_argument(
-            "--figures",
-            type=bool,
-            default=True,
-            help="Whether a training is drawn for TensorBoard once it is over, which takes a third "
-            "of a second.",
-        )
-        if (parser.usage or "").startswith(f"{self.prog} predict "):
-            parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.add_lightning_class_args(Trainer, "trainer")
-        parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
-        self.parsers.append(parser)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse so that the command line wins over a config, and both over a checkpoint."""
-        arguments = list(args)  # type: ignore[arg-type]
-        check_configs(arguments)
-        try:
-            self.config = parser.parse_args([a for a in arguments if "--print_config" not in a])
-            self.subcommand = self.config.get("subcommand")
-            # Else the options of the default class would stay behind where another is asked for.
-            path = self.options.data.class_path
-            self._set_defaults({"data": {"class_path": path}})
-            if getattr(pydoc.locate(path), "plans_epochs", False):
-                self._set_defaults(PLANNED)
-            if (path := self._requested_checkpoint()) is not None:
-                self.checkpoint = loading.load(path, resume=self.subcommand == "fit")
-                self.checkpoint_path = path
-                if not any(re.match("--data(=|$)", argument) for argument in arguments):
-                    data = self.options.data.class_path.rpartition(".")[2]
-                    loading.check_trained_on(path, self.checkpoint, data, DEFAULT_DATA)
-                self._default_to_checkpoint()
-            self.config = parser.parse_args(arguments)
-        except RequestError:
-            raise
-        except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
-            options = [*self.parsers[0].get_defaults().keys()]
-            options += ["ckpt_path"] if self.subcommand else []
-            command = self.subcommand or self.prog.split()[-1]
-            message = with_remedy(one_line(str(error)), options, command)
-            raise RequestError(message) from error
-        check_counts(self.options)
-        self.kept_options = keep(self.options)
-        if self.subcommand:
-            # Lightning would parse the checkpoint next, and let its values win over typed ones.
-            self.options.ckpt_path = None
-
-    def _default_to_checkpoint(self) -> None:
-        """Take the checkpoint's options where nothing else is said."""
-        known = set(inspect.signature(LinearRegression).parameters)
-        known -= {"n_features", "n_targets"}  # linked to the data
-        saved = self.checkpoint["hyper_parameters"]
-        defaults = {f"model.{name}": value for name, value in saved.items() if name in known}
-        data = dict(self.options.data.get("init_args") or {})
-        of_data = {}
-        for name, value in recall(self.checkpoint, self.subcommand == "fit").items():
-            if not name.startswith("data."):
-                defaults[name] = value
-            elif name.removeprefix("data.") in data:
-                of_data[name.removeprefix("data.")] = value
-        if "like" in data and SAVED_AS in self.checkpoint:
-            of_data["like"] = self.checkpoint_path
-        defaults["data"] = {"class_path": self.options.data.class_path, "init_args": of_data}
-        self._set_defaults(defaults)
-
-    def _set_defaults(self, defaults: dict[str, Any]) -> None:
-        for parser in self.parsers:
-            parser.set_defaults(defaults)
+class TruelineCLI(OptionsCLI):
+    """`trueline fit | validate | test | predict`, and what our other commands have in common."""
 
     def before_instantiate_classes(self) -> None:
-        """Give the checkpoint back, and leave GPUs without float64 aside."""
+        """Say again which checkpoint, which parsing hid; leave GPUs without float64 aside."""
         if self.checkpoint_path:
             self.options.ckpt_path = self.checkpoint_path
         trainer = self.options.trainer
@@ -209,7 +46,11 @@ class TruelineCLI(LightningCLI):
             trainer.accelerator = "cpu" if trainer.precision == "64-true" else "auto"
 
     def instantiate_classes(self) -> None:
-        """Build data, model and Trainer, and refuse a checkpoint of another shape."""
+        """Build data, model and Trainer, and refuse a checkpoint of another shape.
+
+        Raises:
+            RequestError: When one of them cannot be built as asked, or the checkpoint does not fit.
+        """
         try:
             super().instantiate_classes()
         except RequestError:
@@ -230,7 +71,7 @@ class TruelineCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our callbacks beside those that the user asked for."""
         self.settle()
-        fit_intervals(self.options.trainer, self.datamodule)
+        self.validates_last = choose_intervals(self.options.trainer, self.datamodule)
         options = self.options.trainer
         if options.logger in (None, True):
             kwargs["logger"] = self.default_logger()
@@ -254,7 +95,11 @@ class TruelineCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def settle(self) -> None:
-        """Put numbers where the data decides: lr and momentum auto, and epochs that it plans."""
+        """Put numbers where the data decides: lr and momentum auto, and epochs that it plans.
+
+        Raises:
+            RequestError: When no numbers do, or the data cannot tell.
+        """
         if self.subcommand not in (None, "fit"):
             return
         options = self.options
@@ -291,7 +136,8 @@ class TruelineCLI(LightningCLI):
         if self.subcommand == "predict":
             return bar  # and the PredictionWriter that Lightning adds
         # Each callback, used or not, costs a step 3 % of its time in Lightning: none to spare.
-        mine: list[Callback] = [StopWhenNotFinite(), Scalars(), Report()]
+        scalars = Scalars(DRAW_AFTER if self.options.figures else None, self.validates_last)
+        mine: list[Callback] = [StopWhenNotFinite(), scalars, Report()]
         if self.options.crosscheck not in ("off", False):
             check = CrossCheck(on_failure=self.options.crosscheck, free_run=self.options.free_run)
             mine.insert(1, check)
@@ -305,10 +151,16 @@ class TruelineCLI(LightningCLI):
         return [*mine, *bar]
 
     def fit(self, **kwargs: Any) -> None:
-        """Train; say where a training was interrupted, which Lightning leaves to its log."""
+        """Train; say where a training was interrupted, which Lightning leaves to its log.
+
+        Raises:
+            CheckFailed: When it was interrupted, or fails a check.
+        """
         try:
             self.trainer.fit(**kwargs)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM
+            if any(isinstance(c, Report) and c.has_ended for c in self.trainer.callbacks):  # type: ignore[attr-defined]
+                return  # it came when all was done
             raise CheckFailed(
                 f"interrupted at once, after step {self.trainer.global_step:,}; to go on from the "
                 "newest checkpoint, if there is one, add --ckpt_path last"
@@ -324,15 +176,19 @@ class TruelineCLI(LightningCLI):
 
     def draw(self) -> None:
         """Draw the figures of the training; who is in a hurry may stop it, all else is done."""
-        from trueline.tensorboard.figures import log_figures
+        from trueline.tensorboard.figures import log_final_figures
 
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Report) and callback.result:
                 with contextlib.suppress(KeyboardInterrupt):
-                    log_figures(self.trainer, self.model, callback.result)
+                    log_final_figures(self.trainer, self.model, callback.result)
 
     def before_fit(self) -> None:
-        """Refuse what the cross-check cannot follow, and a training that is at its end."""
+        """Refuse what cannot be checked or resumed, open the log directory, and say what starts.
+
+        Raises:
+            RequestError: When a setting, the checkpoint or the log directory does not do.
+        """
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, CrossCheck):
                 callback.check_settings(self.trainer)
@@ -343,16 +199,20 @@ class TruelineCLI(LightningCLI):
                 check_same_schedule(self.checkpoint["hyper_parameters"], self.model.hparams)
             except ValueError as error:
                 raise RequestError(f"--model.{error}") from error
-        self.before_predict()
+        self.open_log_directory()
         logger = self.trainer.logger
         if self.checkpoint_path and isinstance(logger, RunLogger):
-            run = Path(self.checkpoint_path).resolve().parent.parent
+            run = reading.run_of(str(Path(self.checkpoint_path).resolve()))
             logger.carry_on(run, self.checkpoint["global_step"])
         if self.trainer.is_global_zero:
             print_start(self.trainer, self.datamodule)
 
-    def before_predict(self) -> None:
-        """Refuse a log directory that cannot be written or holds another run."""
+    def open_log_directory(self) -> None:
+        """Make the log directory.
+
+        Raises:
+            RequestError: When it cannot be written, or holds another run.
+        """
         logger = self.trainer.logger
         # The other processes start when process 0 has begun the run.
         if not logger or not self.trainer.is_global_zero or self.options.trainer.fast_dev_run:
@@ -366,18 +226,7 @@ class TruelineCLI(LightningCLI):
                 "choose another with --trainer.default_root_dir"
             ) from error
 
-    before_validate = before_test = before_predict
-
-    def _requested_checkpoint(self) -> str | None:
-        """Return the file that --ckpt_path asks for; a line is needed to do anything but fit."""
-        if not self.subcommand:
-            return None
-        asked = self.options.get("ckpt_path")
-        if asked is None and self.subcommand != "fit":
-            asked = reading.LAST
-        if asked == reading.LAST:
-            return reading.find_last(self.runs)
-        return None if asked is None else str(asked)
+    before_validate = before_test = before_predict = open_log_directory
 
 
 def _check_savers(callbacks: list[Checkpoint]) -> None:

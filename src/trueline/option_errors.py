@@ -1,4 +1,4 @@
-"""Puts what is wrong with options into one line that names the remedy."""
+"""Refuses wrong options, in one line that names the remedy."""
 
 import difflib
 import inspect
@@ -45,6 +45,10 @@ def one_line(message: str) -> str:
         (r"[.;] (?:Got value|Given value): ", "; found "),
         (r'Parser key "([^"]+)":(?:; | or )? ?(?:expected )?(.*)', r"--\1: expected \2"),
         (r": expected (Option|File|No module)", r": \1"),
+        (
+            r"^--(\S+): expected the following arguments are required: (.*)$",
+            r"--\1.\2: expected a value; found none",
+        ),
     ):
         text = re.sub(pattern, plain, text)
     return text
@@ -67,6 +71,8 @@ def with_remedy(message: str, known: Collection[str], command: str) -> str:
     typed = re.search(r"arguments: --([\w.]+)|option '([\w.]+)'|Option '(\w+)'", message)
     if typed:
         name = typed[1] or typed[2] or f"data.{typed[3]}"
+        if taking := [c.__name__ for c in classes if typed[3] in inspect.signature(c).parameters]:
+            return f"{message}; give --data {' or '.join(taking)}, which has it"
         if close := difflib.get_close_matches(name, [*known, *data], n=1):
             return f"{message}; did you mean --{close[0]}?"
     if message.startswith("--data:"):
@@ -75,13 +81,13 @@ def with_remedy(message: str, known: Collection[str], command: str) -> str:
 
 
 def check_counts(options: Any) -> None:
-    """Refuse counts below 1 and a seed that no generator takes.
+    """Refuse what Lightning takes and stumbles over later: counts below 1, a seed out of range.
 
     Args:
         options: As parsed, with `trainer` and `seed_everything`.
 
     Raises:
-        RequestError: Naming all of them.
+        RequestError: Naming every such option.
     """
     if options.trainer is None:
         raise RequestError("trainer: expected options, found null; leave it out of the config")

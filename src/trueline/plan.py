@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from trueline.convergence import epochs, modes
+from trueline.convergence import CONVERGED_WITHIN, epochs, modes
+from trueline.json_files import jsonable
 from trueline.rates import best_lr, heavy_ball
 from trueline.reference import SGD
 from trueline.reference.solve import stable_lr
@@ -20,6 +21,8 @@ DEPENDENT = 1e-6
 it; the rounding of the others' shares is below that."""
 TOO_MANY = 10_000_000
 """Epochs that nobody waits for: minutes of the smallest table."""
+NEVER = "never"
+"""The note of a training that does not converge."""
 WORTH_IT = 2.0
 """How many times as fast a training must become before the plan advises to change it."""
 
@@ -51,7 +54,7 @@ class Plan:
         n_targets: Columns of y.
         batch_size: Rows a step.
         bytes: Of the rows in memory.
-        seconds: For reading all rows once.
+        seconds: For reading all rows once; None where they were read before the plan.
         accuracy: That counts as converged, as a fraction of the spread of y.
         condition: The largest curvature of the objective over the smallest.
         condition_standardised: The same for standardised columns.
@@ -69,7 +72,7 @@ class Plan:
     n_targets: int
     batch_size: int
     bytes: int
-    seconds: float
+    seconds: float | None
     accuracy: float
     condition: float
     condition_standardised: float
@@ -81,9 +84,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON has words for it: infinities are None, advice is added."""
-        plain = dataclasses.asdict(self) | {"advice": self.advice}
-        infinite = {n for n, v in plain.items() if isinstance(v, float) and math.isinf(v)}
-        return plain | dict.fromkeys(infinite)
+        found: dict[str, Any] = jsonable(dataclasses.asdict(self) | {"advice": self.advice})
+        return found
 
     @property
     def advice(self) -> str:
@@ -100,7 +102,7 @@ class Plan:
             )
         if asked.lr > self.largest_stable_lr:
             return f"lr {asked.lr:g} diverges: set --model.lr below {self.largest_stable_lr:.4g}"
-        if asked.epochs is None and asked.note != "never":
+        if asked.epochs is None and asked.note != NEVER:
             return "none: how long it takes is not known beforehand"
         if best.epochs is None or best.epochs > TOO_MANY:
             return (
@@ -116,9 +118,10 @@ class Plan:
 
     def table(self) -> str:
         """Return the plan as text, 100 columns wide at most."""
+        read = "" if self.seconds is None else f", read once in {self.seconds:.2g} s"
         facts = {
             "rows": f"{self.n_samples:,}; features {self.n_features:,}, targets "
-            f"{self.n_targets:,}; {self.bytes:,} bytes, read once in {self.seconds:.2g} s",
+            f"{self.n_targets:,}; {self.bytes:,} bytes{read}",
             "rows a step": f"{self.batch_size:,}",
             "condition": f"{self.condition:.4g}; with standardised columns "
             f"{self.condition_standardised:.4g}",
@@ -141,10 +144,10 @@ def make_plan(
     start: Line,
     h: Mapping[str, Any],
     batch_size: int | None = None,
-    accuracy: float = 1e-6,
+    accuracy: float = CONVERGED_WITHIN,
     names: Sequence[str] = (),
     bytes_: int = 0,
-    seconds: float = 0.0,
+    seconds: float | None = None,
     raw: Triangle | None = None,
 ) -> Plan:
     """Plan a training.
@@ -157,7 +160,7 @@ def make_plan(
         accuracy: That counts as converged, as a fraction of the spread of y.
         names: Of the columns of X; `x0` and so on unless given.
         bytes_: Of the rows in memory.
-        seconds: For reading all rows once.
+        seconds: For reading all rows once, where that has been measured.
         raw: Before they were standardised, if they were.
 
     Returns:
@@ -177,27 +180,18 @@ def make_plan(
     found = modes(rows, l2, decay)
     standard = standardising(rows).rows(rows) if raw in (None, rows) else rows
     standard_modes = modes(standard, l2, decay)
-
-    def train(on: Triangle, sgd: SGD, known: str = "") -> Training:
-        known = known or ("with an L1 penalty" if h["l1"] else "")
-        steps = None if known else epochs(on, start, sgd, l2, accuracy)
-        return Training(sgd.lr, sgd.momentum, steps, "" if steps is not None else known or "never")
-
-    unknown = "with a schedule" if h["schedule"] else ""
-    if batch_size not in (None, rows.n_samples):
-        unknown = "with mini-batches"
     constant, collinear = dependent(rows)
     names = names or [f"x{j}" for j in range(rows.columns - 1)]
-    asked = SGD(h["lr"], momentum, weight_decay=decay, **damped)
-    trainings = {"asked": train(rows, asked, unknown)}
+    trainings = {"asked": as_asked(rows, start, h, batch_size, accuracy)}
     if not (momentum and h["dampening"] == 1):
-        best = dataclasses.replace(asked, lr=best_lr(found, momentum, **damped))
-        trainings["best lr"] = train(rows, best)
+        lr = best_lr(found, momentum, **damped)
+        trainings["best lr"] = _training(rows, start, _sgd({**h, "lr": lr}), h, accuracy)
     for name, on, its in (
         ("best lr and momentum", rows, found),
         ("standardised", standard, standard_modes),
     ):
-        trainings[name] = train(on, SGD(*heavy_ball(its), weight_decay=decay))
+        sgd = SGD(*heavy_ball(its), weight_decay=decay)
+        trainings[name] = _training(on, start, sgd, h, accuracy)
     return Plan(
         n_samples=rows.n_samples,
         n_features=rows.columns - 1,
@@ -215,10 +209,49 @@ def make_plan(
     )
 
 
+def as_asked(
+    rows: Triangle,
+    start: Line,
+    h: Mapping[str, Any],
+    batch_size: int | None = None,
+    accuracy: float = CONVERGED_WITHIN,
+) -> Training:
+    """Return how long a training takes as it is asked for.
+
+    Args:
+        rows: As they are trained on.
+        start: The initial parameters.
+        h: The hyperparameters, all of them numbers.
+        batch_size: Rows a step; all unless given.
+        accuracy: That counts as converged, as a fraction of the spread of y.
+    """
+    unknown = "with a schedule" if h["schedule"] else ""
+    if batch_size not in (None, rows.n_samples):
+        unknown = "with mini-batches"
+    return _training(rows, start, _sgd(h), h, accuracy, unknown)
+
+
+def _training(
+    rows: Triangle, start: Line, sgd: SGD, h: Mapping[str, Any], accuracy: float, unknown: str = ""
+) -> Training:
+    """Return how long a training takes; `unknown` says why that cannot be known, if it cannot."""
+    unknown = unknown or ("with an L1 penalty" if h["l1"] else "")
+    steps = None if unknown else epochs(rows, start, sgd, h["l2"], accuracy)
+    note = "" if steps is not None else unknown or NEVER
+    return Training(sgd.lr, sgd.momentum, steps, note)
+
+
+def _sgd(h: Mapping[str, Any]) -> SGD:
+    return SGD(h["lr"], h["momentum"], h["dampening"], h["nesterov"], h["weight_decay"])
+
+
 def dependent(rows: Triangle) -> tuple[list[int], list[int]]:
     """Return which columns of X are the same in all rows, and which depend on each other.
 
     Columns depend on each other where some multiples of them, and of 1, add up to 0 to rounding.
+
+    Returns:
+        Places of columns in X, from 0: the constant ones, and those that depend on each other.
 
     Example:
         >>> from trueline.reference.triangle import triangle
@@ -231,7 +264,7 @@ def dependent(rows: Triangle) -> tuple[list[int], list[int]]:
     constant = sorted(set(range(rows.columns - 1)) - set(varies.tolist()))
     A = scaling.rows(rows).R[1:, 1 + varies]
     free = len(varies) - (rows.rank() - 1)
-    if free <= 0 or not len(varies):
+    if free <= 0:
         return constant, []
     flat = np.linalg.svd(A)[2][-free:]
     return constant, varies[np.linalg.norm(flat, axis=0) > DEPENDENT].tolist()

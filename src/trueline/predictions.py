@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trueline.data import TableData
 from trueline.errors import RequestError
+from trueline.summary import check_level
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +31,10 @@ class PredictionWriter(Callback):
         intervals: Which intervals to add, as `confidence_low` and `_high`, of the mean at such a
             row, and `prediction_low` and `_high`, of a new row. They are those of least squares.
         level: That the intervals hold, above 0 and below 1.
+
+    Raises:
+        RequestError: When the file would be of another kind, the level is out of range, there are
+            no such columns, or the file is there already.
     """
 
     def __init__(
@@ -44,10 +49,10 @@ class PredictionWriter(Callback):
                 f"--predictions.path: expected a name that ends in {' or '.join(SUFFIXES)}; found "
                 f"{path}"
             )
-        if not 0 < level < 1:
-            raise RequestError(
-                f"--predictions.level: expected above 0 and below 1, such as 0.95; found {level}"
-            )
+        try:
+            check_level(level)
+        except ValueError as error:
+            raise RequestError(f"--predictions.{error}") from error
         self._asked = path
         self.keys = keys.split(",") if isinstance(keys, str) else keys
         self.intervals = intervals
@@ -97,27 +102,29 @@ class PredictionWriter(Callback):
         columns = self._inputs.take(X)
         found = found.reshape(len(found), -1)
         names = getattr(data, "target_names", None) or list(map(str, range(found.shape[1])))
+        half_widths = self._half_widths(data, X)
         for t, name in enumerate(names):
             end = f"_{name}" if found.shape[1] > 1 else ""
             columns[f"prediction{end}"] = found[:, t]
-            for label, half in self._half_widths(data, X, t):
-                columns[f"{label}_low{end}"] = found[:, t] - half
-                columns[f"{label}_high{end}"] = found[:, t] + half
+            for label, half in half_widths.items():
+                columns[f"{label}_low{end}"] = found[:, t] - half[:, t]
+                columns[f"{label}_high{end}"] = found[:, t] + half[:, t]
         self._write(columns)
 
-    def _half_widths(self, data: Any, X: NDArray[Any], target: int) -> Any:
-        """Return by how much the intervals that are asked for go up and down."""
+    def _half_widths(self, data: Any, X: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+        """Return half the width of each kind of interval asked for, shape (n_rows, n_targets)."""
         if self.intervals == "none":
-            return []
+            return {}
         from trueline.intervals import intervals
 
         rows, scaling = data.learned.rows, data.learned.scaling
-        rows = rows if scaling is None else scaling.rows(rows)
-        mean, low, _, prediction_low, _ = (
-            a.reshape(len(X), -1)[:, target] for a in intervals(rows, X, self.level)
-        )
-        found = {"confidence": mean - low, "prediction": mean - prediction_low}
-        return [(n, half) for n, half in found.items() if self.intervals in (n, "both")]
+        found = intervals(rows if scaling is None else scaling.rows(rows), X, self.level)
+        low_ends = {"confidence": found.low, "prediction": found.prediction_low}
+        return {
+            kind: (found.mean - low).reshape(len(X), -1)
+            for kind, low in low_ends.items()
+            if self.intervals in (kind, "both")
+        }
 
     def _write(self, columns: "dict[str, Any]") -> None:
         import pyarrow as pa
@@ -161,6 +168,9 @@ class _Inputs:
     Args:
         data: What predictions are made from.
         keys: Columns of a table; None for all.
+
+    Raises:
+        RequestError: When there are no such columns, or one is named as predictions are.
     """
 
     def __init__(self, data: Any, keys: list[str] | None) -> None:

@@ -64,6 +64,16 @@ def best_lr(
     return low
 
 
+def settles(found: Modes, steps: int) -> bool:
+    """Return whether the heavy ball at its fastest comes to rest in some steps, `25·√κ` of them.
+
+    Args:
+        found: The modes of the objective.
+        steps: That there will be, ≥ 1.
+    """
+    return SETTLED**2 * found.largest <= steps**2 * found.smallest
+
+
 def heavy_ball(
     found: Modes, dampening: float = 0.0, steps: int | None = None
 ) -> tuple[float, float]:
@@ -183,6 +193,9 @@ def tuned(
         batch_size: Rows drawn at random for a step; full batch unless given.
         longest: The largest `‖[1 x]‖²` of a row; only batches need it.
 
+    Returns:
+        `lr` and `momentum`, both numbers.
+
     Raises:
         ValueError: When no number does, with what to change.
     """
@@ -190,7 +203,9 @@ def tuned(
     if "auto" not in (lr, momentum):
         return {"lr": lr, "momentum": momentum}
     if not math.isfinite(rows.curvature(h["l2"])):
-        raise ValueError("lr auto: expected rows whose squares are numbers; scale the data")
+        raise ValueError(
+            "lr auto: expected rows whose squares float64 holds, found larger; scale the data"
+        )
     found = modes(rows, h["l2"], h["weight_decay"])
     if batch_size is not None:
         momentum = 0.0 if momentum == "auto" else momentum

@@ -1,33 +1,29 @@
-"""The end of a run: `result.json`, and the same as a short table."""
+"""The end of a run: what it came to, as `result.json`; `result_table.py` prints the same."""
 
 import contextlib
-import json
-import math
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
-import trueline
-from trueline.checkpoints.whole_files import write_whole
 from trueline.closed_form import closed_form, line_of
 from trueline.convergence import CONVERGED_WITHIN
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
 from trueline.divergence import stable_limit
 from trueline.hooks import FewHooks
+from trueline.json_files import write_json
 from trueline.reference.triangle import Line
+from trueline.printing import to_whoever_reads
 from trueline.result_table import print_table
 from trueline.shortfall import remedy
-from trueline.summary import summarise as summarise_rows
+from trueline.summary import summarise
 from trueline.tensorboard import ending, texts
+from trueline.versions import versions
 
 
 class Report(FewHooks):
@@ -41,7 +37,9 @@ class Report(FewHooks):
     def __init__(self) -> None:
         self.result: dict[str, Any] | None = None
         self._start: float | None = None
-        self._earlier = 0.0
+        self._earlier = self._validating = self._validation_start = 0.0
+        self._log_dir: str | None = None
+        self._epochs = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, or go on with that of the training before a checkpoint."""
@@ -69,7 +67,7 @@ class Report(FewHooks):
         return time.perf_counter() - start - self._validating
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count whole passes over the data; Lightning counts one that was cut short as one."""
+        """Count whole passes over the data; Lightning also counts one that was cut short."""
         if trainer.is_last_batch:
             self._epochs = trainer.current_epoch + 1
 
@@ -95,13 +93,19 @@ class Report(FewHooks):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table, last."""
-        if self.result and self.result["error"] is None and trainer.is_global_zero:
-            print_table(self.result)
+        if self.result and self.has_ended and trainer.is_global_zero:
+            with to_whoever_reads():
+                print_table(self.result)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the training has run to its end."""
+        return self.result is not None and self.result["error"] is None
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, error: str | None) -> None:
         if self._start is None:
             return  # it failed before training, so there is no result
-        self.result = summarise(trainer, pl_module) | {
+        self.result = result_of(trainer, pl_module) | {
             "epochs": self._epochs,
             "seconds": self._seconds(self._start),
             "log_dir": os.path.normpath(self._log_dir) if self._log_dir else None,
@@ -119,14 +123,13 @@ class Report(FewHooks):
                 "final/epochs_to_converge": by_epoch,
                 "final/worst_ratio": check["worst_ratio"] if check else None,
             }
-            ending.log_final(trainer, pl_module, loss, metrics, texts.of_run(self.result))
+            markdown = texts.of_run(self.result)
+            ending.log_final(trainer, pl_module, loss, metrics, markdown, failed=error is not None)
         if self.result["log_dir"]:
-            text = json.dumps(_jsonable(self.result), indent=2, allow_nan=False) + "\n"
-            path = Path(self.result["log_dir"]) / "result.json"
-            write_whole(path, lambda file: file.write(text.encode()))
+            write_json(Path(self.result["log_dir"]) / "result.json", self.result)
 
 
-def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+def result_of(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """Say what a run came to.
 
     Returns:
@@ -148,11 +151,7 @@ def summarise(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         "steps_at_once": _steps_at_once(pl_module),
         "crosscheck": check.report() if check else None,
         "environment": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-            "trueline": trueline.__version__,
+            **versions(),
             "accelerator": trainer.strategy.root_device.type,
             "precision": str(trainer.precision),
             "devices": trainer.world_size,
@@ -171,8 +170,8 @@ def _steps_at_once(pl_module: LightningModule) -> str | None:
 def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     """Hold the trained line against the data and against the closed form.
 
-    Both as they are trained: in the units of columns that vary little beside their size, the bias
-    has digits that predictions lose.
+    Both in the units that they are trained in: in those of the table, the bias may have digits that
+    predictions lose.
     """
     names = "loss n_samples n_features n_targets features targets correlation largest_stable_lr"
     of_best = "converged distance remedy closed_form summary"
@@ -184,7 +183,7 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     fit |= {name: getattr(data, name) for name in ("n_samples", "n_features", "n_targets")}
     if data.feature_names and data.target_names:
         fit |= {"features": list(data.feature_names), "targets": list(data.target_names)}
-        found = summarise_rows(rows, data.feature_names, data.target_names)
+        found = summarise(rows, data.feature_names, data.target_names)
         fit["summary"] = [of_target.to_dict() for of_target in found]
     fit["largest_stable_lr"] = stable_limit(scaled, h)
     if data.n_features == data.n_targets == 1 and not data.weighted:
@@ -212,12 +211,3 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
 def _plain(value: NDArray[np.float64]) -> Any:
     """Return a number where there is one entry, else a list."""
     return value.item() if value.size == 1 else value.tolist()
-
-
-def _jsonable(value: Any) -> Any:
-    """Replace what JSON has no word for: nan and infinities become null."""
-    if isinstance(value, dict):
-        return {key: _jsonable(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_jsonable(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -32,40 +32,15 @@ def print_table(result: dict[str, Any]) -> None:
     """Print a result: a summary, the line beside its closed form, and how it came about."""
     for of_target in result["summary"] or []:
         print("", *summary_text.table(of_target), sep="\n")
-    best = result["closed_form"] or {}
-    names = result["features"], result["targets"]
-    parameters = {
-        label: (value, expected.get(label))
-        for name in ("weight", "bias")
-        for expected in [entries(name, best.get(name), *names)]
-        for label, value in entries(name, result[name], *names).items()
-    }
-    wide = max(12, *(len(label) + 2 for label in list(parameters)[:LINES_OF_PARAMETERS]))
-    print(f"\n{'':<{wide}}{'trained':>14}" + (f"{'closed form':>16}" if best else ""))
-    lines = [
-        f"{label:<{wide}}{number(value):>14}{number(expected):>16}".rstrip()
-        for label, (value, expected) in parameters.items()
-    ]
-    print("\n".join(lines[:LINES_OF_PARAMETERS]))
-    if more := len(lines[LINES_OF_PARAMETERS:]):
-        print(f"… and {more} more" + (" in result.json" if result["log_dir"] else ""))
-    print(f"{'loss':<{wide}}{number(result['loss']):>14}{number(best.get('loss')):>16}".rstrip())
+    _print_line(result)
     check, n_samples = result["crosscheck"], result["n_samples"]
-    advice = "not yet"
-    if (distance := result["distance"]) is not None:
-        advice += f", {distance:.2g} of the spread of y to go"
-    if remedy := result["remedy"]:
-        advice += f": {remedy}"
-    if (limit := result["largest_stable_lr"]) and result["lr"] > limit:
-        advice = f"no: lr is above the largest stable one, {limit:.4g}"
-    converged = {True: "yes", False: advice, None: None}
     facts = {
         "rows": _rows(n_samples, check) if n_samples else None,
         "correlation": number(result["correlation"]) or None,
         "steps at once": result["steps_at_once"],
         "training": f"{result['epochs']:,} epochs, {result['steps']:,} steps, lr {result['lr']:g}, "
         f"{result['seconds']:.1f} s",
-        "converged": converged[result["converged"]],
+        "converged": _converged(result),
         "cross-check": verdict(check) if check else "off",
         "deviations": _deviations(check) if check and check["steps_checked"] else None,
         "log directory": result["log_dir"],
@@ -76,6 +51,30 @@ def print_table(result: dict[str, Any]) -> None:
             print(f"{name:<16}{fact}")
 
 
+def _print_line(result: dict[str, Any]) -> None:
+    """Print the parameters and the loss, beside the closed form."""
+    best = result["closed_form"] or {}
+    rows = parameters(result)
+    shown = dict(list(rows.items())[:LINES_OF_PARAMETERS])
+    wide = max(12, *(len(label) + 2 for label in shown))
+    print(f"\n{'':<{wide}}{'trained':>14}" + (f"{'closed form':>16}" if best else ""))
+    for label, (value, expected) in shown.items():
+        print(f"{label:<{wide}}{number(value):>14}{number(expected):>16}".rstrip())
+    if more := len(rows) - len(shown):
+        print(f"… and {more} more" + (" in result.json" if result["log_dir"] else ""))
+    print(f"{'loss':<{wide}}{number(result['loss']):>14}{number(best.get('loss')):>16}".rstrip())
+
+
+def _converged(result: dict[str, Any]) -> str | None:
+    """Say whether the training has converged, and if not, what would help."""
+    if result["converged"] is not False:
+        return "yes" if result["converged"] else None
+    if (limit := result["largest_stable_lr"]) and result["lr"] > limit:
+        return f"no: lr is above the largest stable one, {limit:.4g}"
+    said = f"not yet, {result['distance']:.2g} of the spread of y to go"
+    return f"{said}: {result['remedy']}" if result["remedy"] else said
+
+
 def _rows(n_samples: int, check: dict[str, Any] | None) -> str:
     counted = check and check["passed"] and check["epochs_counted"]
     return f"{n_samples:,}" + (", each once in every epoch" if counted else "")
@@ -84,9 +83,10 @@ def _rows(n_samples: int, check: dict[str, Any] | None) -> str:
 def _deviations(check: dict[str, Any]) -> str:
     ratios = check["worst_ratios"] | {"free run": check["free_run"]}
     listed = [f"{ratio:.2g} in {name}" for name, ratio in ratios.items() if ratio is not None]
-    skipped = f"; {check['steps_skipped']:,} steps skipped by the loss scale"
     said = f"as fractions of their bounds at most {', '.join(listed)}"
-    return said + (skipped if check["steps_skipped"] else "")
+    if check["steps_skipped"]:
+        said += f"; {check['steps_skipped']:,} steps skipped by the loss scale"
+    return said
 
 
 def verdict(check: dict[str, Any]) -> str:
@@ -100,10 +100,28 @@ def verdict(check: dict[str, Any]) -> str:
     return f"passed: {check['steps_checked']:,} steps compared with NumPy"
 
 
+def parameters(result: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
+    """Return each parameter by its name: as trained, and in closed form, None where not known."""
+    best, found = result["closed_form"] or {}, {}
+    columns = result["features"], result["targets"]
+    for name in ("weight", "bias"):
+        expected = entries(name, best.get(name), *columns)
+        for label, value in entries(name, result[name], *columns).items():
+            found[label] = value, expected.get(label)
+    return found
+
+
 def entries(
     name: str, value: Any, features: list[str] | None, targets: list[str] | None
 ) -> dict[str, Any]:
-    """Name the entries of a parameter: `weight`, `weight[j]`, `weight[j,t]`; or by columns."""
+    """Name the entries of a parameter: `weight`, `weight[j]`, `weight[j,t]`; or by columns.
+
+    Args:
+        name: `weight` or `bias`.
+        value: A number, or a list as in `result.json`; None where it is not known.
+        features: Names of the columns of X; None where they have none.
+        targets: Names of the columns of y; None where they have none.
+    """
     array = np.asarray(value)
     if not features or not targets or value is None:
         places = {at: f"[{','.join(map(str, at))}]" if at else "" for at in np.ndindex(array.shape)}
@@ -115,5 +133,8 @@ def entries(
 
 
 def number(value: float | None) -> str:
-    """Write a number with six digits or more after the point; nothing for what is not known."""
-    return "" if value is None else f"{value:.6f}" if 1e-3 <= abs(value) < 1e6 else f"{value:.6g}"
+    """Write a number with six digits after the point, or six in all; nothing for None."""
+    if value is None:
+        return ""
+    value += 0.0  # of which -0 is 0
+    return f"{value:.6f}" if 1e-3 <= abs(value) < 1e6 else f"{value:.6g}"

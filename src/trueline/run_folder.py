@@ -1,8 +1,11 @@
-"""The folder of a run: `NAME_N`, with a number that no other run has."""
+"""The folder of a run: `lightning_logs/NAME_N`, with a number that no other run has."""
 
 from pathlib import Path
 
 from trueline.errors import RequestError
+
+RUNS = "lightning_logs"
+"""In `default_root_dir`, what holds the folders of all runs."""
 
 
 def next_folder(runs: Path, name: str) -> Path:
@@ -11,6 +14,9 @@ def next_folder(runs: Path, name: str) -> Path:
     Args:
         runs: That holds the folders of all runs.
         name: What comes before the number.
+
+    Returns:
+        `NAME_N`, with the number after the largest that is taken.
     """
     numbers = [path.name.removeprefix(f"{name}_") for path in runs.glob(f"{name}_*")]
     taken = [int(number) for number in numbers if number.isdigit()]
@@ -19,6 +25,13 @@ def next_folder(runs: Path, name: str) -> Path:
 
 def claim_folder(runs: Path, name: str) -> Path:
     """Make the folder for the next run; of runs that start at once, each gets its own.
+
+    Args:
+        runs: That holds the folders of all runs.
+        name: What comes before the number.
+
+    Returns:
+        The folder, which is new and empty.
 
     Raises:
         OSError: When it cannot be made.

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from trueline.convergence import epochs, modes
+from trueline.convergence import epochs, modes, unit_of_distance
 from trueline.forecast import MOST_EPOCHS
-from trueline.rates import SETTLED
+from trueline.rates import settles
 from trueline.reference import SGD
 from trueline.reference.triangle import Line, Triangle
 
@@ -36,8 +36,7 @@ def remedy(rows: Triangle, line: Line, h: Any, within: float, full_batch: bool) 
     weight = np.reshape(line.weight, (p - 1, -1))
     reach = np.abs(rows.center[: p - 1]) @ np.abs(weight) + np.abs(line.bias)
     reach = np.maximum(reach, np.abs(rows.center[p - 1 :]))
-    spread = np.where(rows.spread > 0, rows.spread, 1.0)
-    if (np.finfo(np.float64).eps * reach > within * spread).any():
+    if (np.finfo(np.float64).eps * reach > within * unit_of_distance(rows)).any():
         return (
             "float64 has no more digits for numbers so far from 0 as these, beside how much they "
             "differ; take a constant off the target, or off features that are not standardised"
@@ -49,9 +48,9 @@ def remedy(rows: Triangle, line: Line, h: Any, within: float, full_batch: bool) 
     more = epochs(rows, line, sgd, h.l2, within)
     if more is not None and more <= MOST_EPOCHS:
         return f"give some {more:,} more epochs"
-    condition = found.largest / found.smallest
-    if SETTLED**2 * condition <= MOST_EPOCHS**2:
+    if settles(found, MOST_EPOCHS):
         return "give more epochs, or --model.lr auto --model.momentum auto"
+    condition = found.largest / found.smallest
     return (
         f"columns nearly depend on each other (condition {condition:.2g}), for which there "
         "are too few epochs; leave one out, add --model.l2, or take the closed form"

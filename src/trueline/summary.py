@@ -19,6 +19,7 @@ import numpy as np
 
 from trueline import summary_text
 from trueline.independent import Independent, independent
+from trueline.json_files import jsonable
 from trueline.reference.triangle import Triangle
 
 NAMES_IN_NOTES = 6
@@ -92,11 +93,11 @@ class Summary:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the entries, as JSON can hold them."""
+        """Return the entries as JSON can hold them; what is beyond float64 is None."""
         entries = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        entries["coefficients"] = [_finite(c._asdict()) for c in self.coefficients]
-        entries["f_df"] = self.f_df and list(self.f_df)
-        return _finite(entries)
+        entries["coefficients"] = [c._asdict() for c in self.coefficients]
+        found: dict[str, Any] = jsonable(entries)
+        return found
 
     def table(self) -> list[str]:
         """Return the lines of a table for a terminal, of at most 100 characters."""
@@ -155,14 +156,6 @@ def summarise(
     fit = independent(rows)
     names = ["(intercept)", *feature_names]
     return [_of_target(rows, fit, t, names, target, level) for t, target in enumerate(target_names)]
-
-
-def _finite(entries: dict[str, Any]) -> dict[str, Any]:
-    """Replace what is beyond float64, and JSON has no word for, by None."""
-    return {
-        name: None if isinstance(entry, float) and not math.isfinite(entry) else entry
-        for name, entry in entries.items()
-    }
 
 
 def _of_target(
@@ -232,6 +225,7 @@ def _coefficients(
 
 
 def _log_likelihood(rows: Triangle, residual: float) -> float:
+    """Return `(Σlog w − n·(log 2π + 1 + log(‖residual‖²/n))) / 2`."""
     n = rows.n_samples
     variance = 2 * math.log(residual) - math.log(n)
     return (rows.log_weights - n * (math.log(2 * math.pi) + 1 + variance)) / 2

@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch import LightningModule
 
-from trueline.checkpoints.reading import read, refusing
+from trueline.checkpoints.reading import read, refusing, run_of
 from trueline.errors import RequestError
 from trueline.module import CHECKPOINT_FORMAT, LinearRegression
 
@@ -27,6 +26,9 @@ def load(path: str, resume: bool) -> dict[str, Any]:
     Args:
         path: Of a file, or an address.
         resume: Whether training is to go on from it, which takes more than parameters.
+
+    Returns:
+        The checkpoint, of which all parts are there.
 
     Raises:
         RequestError: When it cannot be read, or is not one that `trueline fit` has written.
@@ -105,7 +107,7 @@ def check_trained_on(path: str, checkpoint: Mapping[str, Any], data: str, defaul
     if data != default or trained_on == data:
         return
     trained_on = trained_on if trained_on.isidentifier() else "other data"
-    config = Path(path).parent.parent / "config.yaml"
+    config = run_of(path) / "config.yaml"
     give = f"--config {config}" if config.is_file() else f"--data {trained_on} and its options"
     raise RequestError(
         f"--data: expected {trained_on}, which {path} was trained on, found {data}, the default; "
@@ -115,6 +117,11 @@ def check_trained_on(path: str, checkpoint: Mapping[str, Any], data: str, defaul
 
 def check_fits(path: str, checkpoint: dict[str, Any], module: LightningModule) -> None:
     """Compare the parameters of a checkpoint with those of the module that will load them.
+
+    Args:
+        path: Of the checkpoint, for messages.
+        checkpoint: As loaded.
+        module: With parameters of the shapes that are expected.
 
     Raises:
         RequestError: When names or shapes differ, or they are not finite real numbers.

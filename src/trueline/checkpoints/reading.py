@@ -17,6 +17,8 @@ from trueline.errors import RequestError
 LAST = "last"
 """What `--ckpt_path` takes for the newest run's `last.ckpt`."""
 LAST_NAME = "last.ckpt"
+FOLDER = "checkpoints"
+"""Of a run, where its checkpoints lie."""
 
 
 def find_last(root: Path) -> str:
@@ -25,14 +27,22 @@ def find_last(root: Path) -> str:
     Raises:
         RequestError: When there is none.
     """
-    found = list(root.glob(f"version_*/checkpoints/{LAST_NAME}"))
+    found = list(root.glob(f"version_*/{FOLDER}/{LAST_NAME}"))
     if not found:
         raise RequestError(
-            f"ckpt_path: expected a run with checkpoints/{LAST_NAME} under {root}, found none; "
+            f"ckpt_path: expected a run with {FOLDER}/{LAST_NAME} under {root}, found none; "
             "train first with trueline fit, give the --trainer.default_root_dir that it had, or "
             "--ckpt_path FILE"
         )
     return str(max(found, key=lambda path: path.stat().st_mtime))
+
+
+def run_of(path: str) -> Path:
+    """Return the folder of the run that a checkpoint is from; of an address, the one at hand."""
+    if "://" in path:
+        return Path()
+    folder = Path(path).parent
+    return folder.parent if folder.name == FOLDER else folder
 
 
 def read(path: str) -> dict[str, Any]:

@@ -18,6 +18,12 @@ def check_resumable(
 ) -> None:
     """Refuse to go on where nothing is left to do, or where it could not be to the bit.
 
+    Args:
+        path: Of the checkpoint, for messages.
+        checkpoint: As loaded.
+        trainer: That is to go on.
+        data: That it is to train on.
+
     Raises:
         RequestError: When the checkpoint has all the epochs or steps that are asked for; was made
             between the batches of one step, or where `max_steps` cut an epoch short; is of another

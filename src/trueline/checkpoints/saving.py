@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from trueline.checkpoints.reading import LAST_NAME
+from trueline.checkpoints.reading import FOLDER, LAST_NAME
 from trueline.checkpoints.whole_files import link_whole
 from trueline.errors import CheckFailed
 from trueline.hooks import FewHooks
@@ -43,6 +43,7 @@ class Checkpoints(FewHooks, Checkpoint):
         named: Whether to save `step=K.ckpt` too; not where another callback may have such files.
 
     Raises:
+        ValueError: When a number is out of range.
         CheckFailed: When told to stop, saying how to go on; and instead of saving parameters that
             are not finite.
     """
@@ -74,7 +75,7 @@ class Checkpoints(FewHooks, Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew, in a folder that is the same for all processes."""
         self._newest, self._told, self._due, self._stop = None, None, False, False
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+        self.folder = Path(trainer.log_dir or trainer.default_root_dir) / FOLDER
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen for the signals: Lightning has set its own handlers by now."""

@@ -48,6 +48,10 @@ class Sample(NamedTuple):
 def table_sample(trained: Trained, path: str) -> Sample:
     """Read rows of a table: numbers as the training does, categories as texts.
 
+    Args:
+        trained: On such a table.
+        path: Of the table.
+
     Raises:
         RequestError: When there is no such table, or it has other columns or levels.
     """
@@ -178,7 +182,7 @@ def bound(trained: Trained, X: Array, by: Way) -> Array:
         Shape (n_samples, n_targets).
     """
     (weight, bias), (mean, scale) = trained.line, trained.scaling
-    n = X.shape[1] + len(list(trained.features)) + 5
+    n = X.shape[1] + len(trained.features) + 5
     unit_roundoff = torch.finfo(trained.model.weight.dtype).eps / 2
     size = np.abs((X - mean) / scale) @ np.abs(weight) + np.abs(bias)
     found = gamma(n, unit_roundoff) * size

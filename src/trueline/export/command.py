@@ -8,13 +8,14 @@ from typing import Any, NoReturn
 
 import yaml
 
-from trueline.checkpoints.reading import LAST, find_last
+from trueline.checkpoints.reading import LAST, find_last, run_of
 from trueline.checkpoints.whole_files import write_whole
 from trueline.errors import RequestError
 from trueline.export import document, graph
 from trueline.export.checking import Sample, Way, check, nameless_sample, table_sample
 from trueline.export.trained import Trained, restore
 from trueline.option_errors import with_remedy
+from trueline.run_folder import RUNS
 
 FORMATS = ("json", "onnx")
 DESCRIPTION = """\
@@ -37,8 +38,8 @@ def export(arguments: list[str]) -> None:
     kind = _format(options.format, options.path)
     path = options.ckpt_path
     if path == LAST:
-        path = find_last(Path(options.root) / "lightning_logs")
-    run = _run_folder(path)
+        path = find_last(Path(options.root) / RUNS)
+    run = run_of(path)
     out = Path(options.path or run / f"model.{kind}")
     if out.exists() or out.is_symlink():
         raise RequestError(
@@ -71,6 +72,8 @@ def export(arguments: list[str]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser that raises, where argparse would print and exit."""
+
     def error(self, message: str) -> NoReturn:
         """Refuse options as the other commands do.
 
@@ -137,20 +140,12 @@ def _format(asked: str | None, path: str | None) -> str:
         option = (
             "--path: expected a name that ends in .json or .onnx"
             if asked is None
-            else ("--format: expected json or onnx")
+            else "--format: expected json or onnx"
         )
         raise RequestError(f"{option}; found {path if asked is None else asked}")
     if ending in FORMATS and ending != found:
         raise RequestError(f"--format: expected {ending}, as --path ends; found {found}; drop one")
     return found
-
-
-def _run_folder(path: str) -> Path:
-    """Return the folder of the run that a checkpoint is from; of an address, the one at hand."""
-    if "://" in path:
-        return Path()
-    folder = Path(path).parent
-    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def _sample(trained: Trained, run: Path, table: str | None) -> Sample:

@@ -1,26 +1,22 @@
 """The line as JSON: all that it takes to predict by hand, in the units of the table."""
 
 import json
-import platform
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import lightning
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-import trueline
 from trueline.export.trained import Trained
 from trueline.reference.triangle import Triangle
-from trueline.tables import Feature
+from trueline.versions import versions
 
 FORMAT = 1
 """Of the document; a higher one has keys that mean something else."""
 
 
 def document(trained: Trained, rows: Triangle | None = None) -> str:
-    """Write a line down.
+    """Write a line as JSON.
 
     Args:
         trained: The line.
@@ -33,17 +29,13 @@ def document(trained: Trained, rows: Triangle | None = None) -> str:
     content = {
         "format": FORMAT,
         "lines": _lines(trained),
-        "means": {f.name: trained.scaling.mean[i.start] for f, i in _numbers(trained)},
+        "means": {
+            f.name: trained.scaling.mean[at.start] for f, at in trained.features if f.levels is None
+        },
         "base_levels": {f.name: f.levels[0] for f, _ in trained.features if f.levels},
         "rows": rows and rows.n_samples,
         "loss": rows and rows.loss(trained.in_units),
-        "versions": {
-            "trueline": trueline.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-        },
+        "versions": versions(),
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -103,11 +95,6 @@ def _lines(trained: Trained) -> list[dict[str, Any]]:
             | {"intercept": b, "at_means": m, "coefficients": coefficients}
         )
     return lines
-
-
-def _numbers(trained: Trained) -> list[tuple[Feature, slice]]:
-    """Return the columns that are no categories, each with its place among the columns of X."""
-    return [(feature, at) for feature, at in trained.features if feature.levels is None]
 
 
 def _named(weight: list[float]) -> dict[str, float]:

@@ -17,11 +17,14 @@ texts."""
 
 
 def graph(trained: Trained) -> bytes:
-    """Write a line down.
+    """Write a line as ONNX.
 
     Features are scaled in the graph, as in the training: a column far from 0, such as a time, would
     lose digits to coefficients in its own units. A category is compared with all of its levels; of
     a text that is none of them the prediction is NaN, and not that of the base.
+
+    Args:
+        trained: The line.
 
     Returns:
         An ONNX model. Its inputs are named as the columns, each of shape (n_samples,): float64, or
@@ -38,7 +41,7 @@ def graph(trained: Trained) -> bytes:
     model = onnx.helper.make_model(
         graph.build(),
         opset_imports=opsets,
-        # The oldest again: that of the newest onnx is one that older runtimes refuse.
+        # The oldest with these operators: older runtimes refuse that of the newest onnx.
         ir_version=onnx.helper.find_min_ir_version_for(opsets),
         producer_name="trueline",
         producer_version=trueline.__version__,

@@ -1,6 +1,5 @@
 """What a training came to, read from its checkpoint."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,12 +64,13 @@ class Trained(NamedTuple):
         return np.asarray(self.line.bias - mean @ self.in_units.weight)
 
     @property
-    def features(self) -> Iterator[tuple[Feature, slice]]:
+    def features(self) -> list[tuple[Feature, slice]]:
         """The columns of the table, each with its place among the columns of X."""
-        first = 0
+        found, first = [], 0
         for feature in self.learned.columns.features if self.learned else ():
-            yield feature, slice(first, first + feature.width)
+            found.append((feature, slice(first, first + feature.width)))
             first += feature.width
+        return found
 
 
 def restore(path: str) -> Trained:
@@ -79,8 +79,12 @@ def restore(path: str) -> Trained:
     Args:
         path: Of a file, or an address.
 
+    Returns:
+        The model with its parameters, and what the checkpoint knows of the table.
+
     Raises:
-        RequestError: When it cannot be read, or is not one that `trueline fit` has written.
+        RequestError: When it cannot be read, is not one that `trueline fit` has written, or its
+            line is beyond float64 in the units of the table.
     """
     checkpoint = load(path, resume=False)
     learned = Learned.of(path) if SAVED_AS in checkpoint else None

@@ -103,6 +103,13 @@ class Triangle:
         lengths = float(np.linalg.norm(x) * np.linalg.norm(y))
         return float(np.clip(x @ y / lengths, -1, 1)) if lengths else None
 
+    def of_target(self, target: int) -> "Triangle":
+        """Return the same rows with one of their targets alone, by its number."""
+        p = self.columns
+        R = np.asarray(np.linalg.qr(self.R[:, [*range(p), p + target]], mode="r"))
+        center = self.center[[*range(p - 1), p - 1 + target]]
+        return replace(self, R=R, center=center, n_targets=1, single=True)
+
     def without_mean(self, first: int) -> Array:
         """Return columns as deviations from their means; zeros where all there is is rounding."""
         found, means = self.R[1:, first:], self.R[0, first:]

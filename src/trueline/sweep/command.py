@@ -66,26 +66,29 @@ def sweep(arguments: list[str]) -> None:
         swept = read(asked.over)
         plan = make_plan(asked, swept, options)
         folder = claim_folder(Path(plan.pop("runs")), "sweep")
-    study = Study(folder, swept, plan["trials"], plan["seed"])
-    for one in swept:
-        print(one)
-    rows = [trial.user_attrs[FACTS] for trial in study.ended()]
-    if len(rows) > plan["trials"]:
-        raise RequestError(
-            f"--trials {plan['trials']}: expected how many there are to be in all, at least the "
-            f"{len(rows):,} that have ended; give more"
-        )
-    print(_what_is_to_do(plan, grid(swept), len(rows)) + "\n")
-    with _stopped_by_sigterm():
+    combinations = grid(swept)
+    if combinations is not None:
+        plan["trials"] = min(plan["trials"], len(combinations))
+    with _alone_in(folder), _stopped_by_sigterm():
+        study = Study(folder, swept, plan["trials"], plan["seed"])
+        rows = [trial.user_attrs[FACTS] for trial in study.ended()]
+        if len(rows) > plan["trials"]:
+            raise RequestError(
+                f"--trials {plan['trials']}: expected how many there are to be in all, at least "
+                f"the {len(rows):,} that have ended; give more"
+            )
+        for one in swept:
+            print(one)
+        print(_what_is_to_do(plan, combinations, len(rows)) + "\n")
         try:
             run(study, plan, folder, rows)
         except KeyboardInterrupt:
-            write_plan(folder, plan, rows)
             raise CheckFailed(
                 f"interrupted after {len(rows)} of {plan['trials']} trials; to go on: "
                 f"trueline sweep --resume {folder}"
             ) from None
-    write_plan(folder, plan, rows)
+        finally:
+            write_plan(folder, plan, rows)
     print_end(rows, plan, folder)
     if all(row["value"] is None for row in rows):
         raise CheckFailed(f"expected a trial that ends well, found none: {rows[0]['error']}")
@@ -126,6 +129,25 @@ def _count_from_0(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, found {text}")
     return int(text)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep a folder from another sweep, as long as this one is at work or until it is killed."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / "sweep.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RequestError(
+            f"--resume {folder}: expected no sweep at work there, found one; wait until it has "
+            "ended, or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -44,8 +44,7 @@ def make_plan(asked: argparse.Namespace, swept: list[Swept], options: list[str])
         if option.startswith(("--trainer.logger", "--ckpt_path", "--print_config")):
             raise RequestError(f"{option.split('=')[0]}: the sweep decides it; leave it out")
     combinations = grid(swept)
-    every = TRIALS if combinations is None else len(combinations)
-    trials = asked.trials or every
+    trials = asked.trials or (TRIALS if combinations is None else len(combinations))
     checked = [check_options(options_of(each, options)) for each in _ends(swept)]
     metric = asked.metric or ("val_loss" if checked[0].held_out else "loss")
     if metric == "val_loss" and not checked[0].held_out:
@@ -59,7 +58,7 @@ def make_plan(asked: argparse.Namespace, swept: list[Swept], options: list[str])
         "swept": to_json(swept),
         "options": options,
         "metric": metric,
-        "trials": trials if combinations is None else min(trials, every),
+        "trials": trials,
         "seed": asked.seed,
         "jobs": min(asked.jobs or cores or 1, trials),
         "runs": str(checked[0].runs),

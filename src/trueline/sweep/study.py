@@ -22,6 +22,8 @@ NAME = "sweep"
 JOURNAL = "study.log"
 FACTS = "facts"
 """The attribute of a trial that holds what it came to."""
+MOST_DRAWS = 10
+"""Until one comes that has not been tried."""
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -72,16 +74,21 @@ class Study:
 
     def ask(self) -> Trial:
         """Begin a trial, and say by its `params` what it is to try."""
-        # Of this trial's own: those of seed 1 are not those of seed 0, one later.
-        seed = int(SeedSequence((self.seed, self._begun())).generate_state(1)[0])
+        tried = [self.options(trial) for trial in self._study.get_trials(deepcopy=False)]
         if self._again:
             self._study.enqueue_trial(self._again.pop(0))
         elif self._grid is not None:
-            tried = [self.options(trial) for trial in self._study.get_trials(deepcopy=False)]
-            new = next(each for each in self._grid if each not in tried)
-            self._study.enqueue_trial(new)
-        self._study.sampler = optuna.samplers.TPESampler(seed=seed)
-        return self._study.ask({one.name: _distribution(one) for one in self.swept})
+            self._study.enqueue_trial(next(each for each in self._grid if each not in tried))
+        for attempt in range(MOST_DRAWS):
+            # Of this trial's own: those of seed 1 are not those of seed 0, one later.
+            key = self.seed, self._begun(), attempt
+            seed = int(SeedSequence(key).generate_state(1)[0])
+            self._study.sampler = optuna.samplers.TPESampler(seed=seed)
+            trial = self._study.ask({one.name: _distribution(one) for one in self.swept})
+            if self.options(trial) not in tried or attempt == MOST_DRAWS - 1:
+                break
+            self._study.tell(trial, state=TrialState.FAIL)  # a few whole numbers are soon all drawn
+        return trial
 
     def tell(self, trial: Trial, value: float | None, facts: dict[str, Any]) -> None:
         """End a trial.

@@ -13,7 +13,7 @@ from typing import Any
 
 from trueline.errors import RequestError
 
-RANGE = re.compile(r"(?P<low>[^:]+?)\.\.(?P<high>[^:]+?)(?::(?P<scale>\w+))?")
+RANGE = re.compile(r"(?P<low>[^:,/]*?)\.\.(?P<high>[^:,/]*?)(?::(?P<scale>\w+))?")
 NAME = re.compile(r"[A-Za-z_][\w.]*")
 WHOLE = re.compile(r"[+-]?\d+")
 SCALES = ("linear", "log")
@@ -116,8 +116,7 @@ def _read_one(text: str) -> Swept:
             f"--over {text}: expected NAME=A,B,C or NAME=LOW..HIGH, with the name of an option of "
             "trueline fit"
         )
-    found = RANGE.fullmatch(given)
-    if found and not given.startswith("["):
+    if found := RANGE.fullmatch(given):
         return _range(name, given, **found.groupdict())
     values = _listed(name, given)
     if not all(values) or len(set(values)) < len(values):
@@ -156,7 +155,9 @@ def _number(name: str, text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise RequestError(f"--over {name}: expected a range of numbers, found {text.strip()}")
+        raise RequestError(
+            f"--over {name}: expected a range of numbers, found {text.strip() or 'none'}"
+        )
     return number
 
 

@@ -51,8 +51,9 @@ def run(study: Any, plan: dict[str, Any], folder: Path, rows: list[dict[str, Any
             f"memory; give fewer --jobs; to go on: trueline sweep --resume {folder}"
         ) from error
     finally:
-        for process in (pool._processes or {}).values():
-            process.terminate()
+        # Not SIGTERM, after which a training saves itself and its process waits for another.
+        for process in multiprocessing.active_children():
+            process.kill()
         pool.shutdown(cancel_futures=True)
 
 

@@ -15,8 +15,10 @@ from trueline.tensorboard.pictured import Effects, Fitted, Sample, Surface
 Array = NDArray[np.float64]
 
 BLUE, RED, BLACK, GREY = "#0072B2", "#D55E00", "#1A1A1A", "#8C8C8C"
-SIZE, DPI = (6.4, 4.4), 140
-"""Inches, and dots to the inch: letters are read in TensorBoard's thumbnails, a third as wide."""
+SIZE, DPI = (6.4, 4.4), 120
+"""Inches, and dots to the inch: letters are read in TensorBoard's thumbnails, half as wide."""
+COLOURS = 128
+"""Of a picture: a third of the bytes of all, which TensorBoard's writer takes 0.2 µs for, each."""
 PANEL = (0.135, 0.15, 0.835, 0.745)
 """Where axes lie: left, bottom, width and height. To have them laid out doubles the time."""
 STYLE: Any = {
@@ -24,6 +26,7 @@ STYLE: Any = {
     "axes.titlesize": 13,
     "axes.titlelocation": "left",
     "axes.titlepad": 9,
+    "axes.titley": 1.0,  # else it is looked for, in a third of the time of drawing
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GREY,
@@ -56,14 +59,16 @@ def png(draw: Any, *given: Any, size: tuple[float, float] = SIZE) -> bytes:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, dpi=DPI)
-        FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)
         draw(figure.add_axes(PANEL), *given)
-        held = io.BytesIO()
-        # To make it a little smaller would take a quarter of the time.
-        figure.savefig(held, format="png", pil_kwargs={"compress_level": 1})
+        canvas.draw()
+    held = io.BytesIO()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    picture.quantize(COLOURS, Image.Quantize.FASTOCTREE).save(held, "png", compress_level=1)
     return held.getvalue()
 
 

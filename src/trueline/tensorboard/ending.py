@@ -1,10 +1,13 @@
 """The end of a run: its last point, its hyperparameters with what they came to, and text."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from trueline.tensorboard.names import entries
@@ -22,6 +25,7 @@ def log_final(
     loss: float,
     metrics: Mapping[str, float | None],
     texts: Mapping[str, str] | None = None,
+    failed: bool = False,
 ) -> None:
     """Log the point after the last step, the hyperparameters with the final metrics, and texts.
 
@@ -31,6 +35,7 @@ def log_final(
         loss: Over all rows.
         metrics: Some of `METRICS`; None is not known.
         texts: In Markdown, by tag.
+        failed: Whether the training failed a check, or was stopped before its end.
     """
     logger = trainer.logger
     if not logger:
@@ -44,7 +49,7 @@ def log_final(
     known = {name: value for name, value in metrics.items() if value is not None}
     logger.log_metrics(known, step)
     if isinstance(logger, TensorBoardLogger):
-        _log_hyperparameters(logger, hyperparameters(trainer, pl_module), step)
+        _log_hyperparameters(logger, hyperparameters(trainer, pl_module), step, failed)
         for name, text in (texts or {}).items():
             logger.experiment.add_text(name, text, step)
     logger.save()
@@ -81,15 +86,27 @@ def epochs_to_converge(trainer: Trainer) -> int | None:
     return -(-step // per_epoch)
 
 
-def _log_hyperparameters(logger: TensorBoardLogger, found: dict[str, Any], step: int) -> None:
+def _log_hyperparameters(
+    logger: TensorBoardLogger, found: dict[str, Any], step: int, failed: bool
+) -> None:
     from torch.utils.tensorboard.summary import hparams
 
     logger.log_hyperparams(found)  # for hparams.yaml
     experiment, start, end = hparams(found, dict.fromkeys(METRICS))
-    plugin = experiment.value[0].metadata.plugin_data
-    content = HParamsPluginData.FromString(plugin.content)
-    for info in content.experiment.hparam_infos:
-        info.differs = info.name in SHOWN_FIRST
-    plugin.content = content.SerializeToString()
+    with _content(experiment) as content:
+        for info in content.experiment.hparam_infos:
+            info.differs = info.name in SHOWN_FIRST
+    if failed:
+        with _content(end) as content:
+            content.session_end_info.status = Status.Value("STATUS_FAILURE")
     for summary in (experiment, start, end):
         logger.experiment.file_writer.add_summary(summary, step)
+
+
+@contextlib.contextmanager
+def _content(summary: Summary) -> Iterator[HParamsPluginData]:
+    """Give what a record says, and write back what is changed of it."""
+    plugin = summary.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    yield content
+    plugin.content = content.SerializeToString()

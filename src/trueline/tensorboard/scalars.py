@@ -1,6 +1,7 @@
 """The callback that logs the curves of a training, and notes the way that the parameters took."""
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ from trueline.tensorboard.walk import Walk, landmarks, next_landmark
 POINTS_A_CONSTANT = 10
 """Points of a curve for each one of a line that does not change; of fewer than a twentieth of the
 points in a chart, TensorBoard takes them for outliers that need not be seen."""
+DRAW_AFTER = 10.0
+"""Seconds; the figures take a fortieth of them."""
+DRAWN_SHARE = 30
+"""Times as long as drawing took, at least, nothing is drawn again."""
 AT_ONCE = 256
 """Steps of which the parameters are taken in together."""
 SAVED_AS = "too_far_at"
@@ -38,6 +43,12 @@ class Scalars(FewHooks):
 
     Beside them come the lines that they are seen against, such as the loss of the closed form.
 
+    Args:
+        draw_after: Seconds of training after which figures are drawn for the first time, and then
+            each time that it has taken twice as long; never unless given.
+        validates_last: Whether the last epoch is to be validated though its number is none of those
+            that are, so that `val/loss` ends where the training does.
+
     Attributes:
         closed_form: In the units of the training; None where there is none, or as long as it would
             take a look at many rows.
@@ -45,7 +56,10 @@ class Scalars(FewHooks):
 
     knows_executions = True
 
-    def __init__(self) -> None:
+    def __init__(self, draw_after: float | None = None, validates_last: bool = False) -> None:
+        self._validates_last = validates_last
+        self._draw_after = math.inf if draw_after is None else draw_after
+        self._draw_at = math.inf
         self._row: dict[str, float] | None = None
         self._next_mark = 0
         self._begin()
@@ -96,6 +110,8 @@ class Scalars(FewHooks):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay out the curves, and begin the lines that they are seen against."""
         self._next_mark = next_landmark(trainer.global_step)
+        self._began = time.monotonic()
+        self._draw_at = self._began + self._draw_after
         if not trainer.logger:
             return
         if isinstance(trainer.logger, TensorBoardLogger):
@@ -198,6 +214,19 @@ class Scalars(FewHooks):
         self._row = None
         if logger and self._constants and trainer.global_step > self._constants_to:
             self._log_constants(trainer, logger)
+        if time.monotonic() >= self._draw_at:
+            self._draw(trainer, pl_module)
+        if self._validates_last and trainer.is_last_batch and _ends(trainer):
+            trainer.check_val_every_n_epoch = 1
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the figures of the training so far, and say when to draw them next."""
+        from trueline.tensorboard.figures import log_figures
+
+        began = time.monotonic()
+        log_figures(trainer, pl_module)
+        ended = time.monotonic()
+        self._draw_at = ended + max(began - self._began, DRAWN_SHARE * (ended - began))
 
     def _log_points(
         self, trainer: Trainer, pl_module: LightningModule, execution: Execution, logger: Logger
@@ -239,6 +268,12 @@ class Scalars(FewHooks):
         if trainer.logger and fitting and "val/loss" in trainer.callback_metrics:
             loss = trainer.callback_metrics["val/loss"].item()
             trainer.logger.log_metrics({"val/loss": loss}, trainer.global_step)
+
+
+def _ends(trainer: Trainer) -> bool:
+    """Return whether a training has taken its last step."""
+    at_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+    return at_last_epoch or trainer.global_step == trainer.max_steps
 
 
 def _is_checked(trainer: Trainer) -> bool:
