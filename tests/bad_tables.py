@@ -335,7 +335,7 @@ FIELDS = np.array([(1, 2.0), (3, 4.0)], [("x", "<i4"), ("y", ">f8")])
 bad("npy of 1 axis", npy(np.ones(3)), "of shape (rows, columns)|found shape (3,); reshape it")
 bad("npy of 3 axes", npy(np.ones((3, 2, 1))), "found shape (3, 2, 1); reshape it")
 bad("npy of objects", npy(np.array([[1, 2], [3, "a"]], object)), "objects|save numbers, not obj")
-bad("npy of complex", npy(PAIRS * 1j), "expected real numbers or texts, found complex128; convert")
+bad("npy of complex", npy(PAIRS * 1j), "t.npy, column 'column_0'|found complex128; convert")
 bad("npy of texts", npy(np.array([["1", "2"]])), "'column_0': expected numbers, found string")
 bad("npy of dates", npy(np.array([[1, 2]], "M8[s]")), "'column_0': expected numbers, found times")
 bad(

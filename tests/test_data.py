@@ -175,6 +175,7 @@ def test_dummy_data_is_the_articles() -> None:
 @pytest.mark.parametrize(
     ("X", "y", "options", "words"),
     [
+        (3.0, 4.0, {}, r"none empty; found \(\) and \(\)"),
         ([[1.0]], [1.0, 2.0], {}, r"found \(1, 1\) and \(2,\)"),
         ([[1.0], [2.0]], [[1.0, 2.0]], {}, r"found \(2, 1\) and \(1, 2\)"),
         ([[1.0], [2.0]], [[[1.0]], [[2.0]]], {}, r"found \(2, 1\) and \(2, 1, 1\)"),

@@ -12,7 +12,10 @@ TREE = PAGE.split("src/trueline/\n")[1].split("```")[0]
 NAMED = set(re.findall(r"[\w/]+\.(?:py|yaml)", TREE))
 
 
-PACKAGES = ["reference", "crosscheck", "checkpoints", "tables", "export", "tensorboard", "sweep"]
+PACKAGES = [
+    *("reference", "recurrence", "executions", "crosscheck", "data", "tables", "tensorboard"),
+    *("checkpoints", "export", "sweep"),
+]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

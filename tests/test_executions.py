@@ -21,6 +21,7 @@ from trueline.errors import CheckFailed
 from trueline.executions import executor, spans
 from trueline.lightning_cli import TruelineCLI
 from trueline.module import LinearRegression
+from trueline.recurrence import in_turn
 from trueline.tensorboard import Scalars
 
 Cli = Callable[..., Any]
@@ -248,7 +249,7 @@ def plant_order(patch: Any) -> None:
         same = a.shape == b.shape and a.shape[1] == a.shape[2] and len(a) > 1
         return bmm(b, a, **out) if same else bmm(a, b, **out)
 
-    patch.setattr(recurrence.torch, "bmm", wrong)
+    patch.setattr(torch, "bmm", wrong)
 
 
 def plant_maps(change: Callable[..., Any]) -> Callable[[Any], None]:
@@ -316,7 +317,7 @@ def plant_repeated_row(patch: Any) -> None:
 
 def plant_lr_one_by_one(patch: Any) -> None:
     right = recurrence.one_by_one
-    patch.setattr(spans, "one_by_one", lambda g, o, b, lrs, rule: right(g, o, b, lrs * 1.001, rule))
+    patch.setattr(in_turn, "one_by_one", lambda *a: right(*a[:3], a[3] * 1.001, a[4]))
 
 
 BUGS = {

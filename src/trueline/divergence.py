@@ -43,7 +43,12 @@ class StopWhenNotFinite(FewHooks):
 def stable_limit(rows: Triangle, hyperparameters: Mapping[str, Any]) -> float:
     """Return the largest stable learning rate for all rows and the hyperparameters it depends on.
 
-    Of data so large that it cannot be worked out, it is 0.
+    Args:
+        rows: That are trained on.
+        hyperparameters: By name; those that are missing are taken as 0.
+
+    Returns:
+        The limit; 0 for data so large that it cannot be worked out.
     """
     known = inspect.signature(stable_lr).parameters.keys() & hyperparameters.keys()
     curvature = rows.curvature(hyperparameters.get("l2", 0.0))

@@ -8,7 +8,11 @@ from trueline.schedule import Schedule
 
 
 def problems(h: Any) -> list[str]:
-    """Say which hyperparameters are out of range, each with its remedy."""
+    """Say which hyperparameters are out of range, and what was expected; none if all are well.
+
+    Args:
+        h: Those of LinearRegression, by attribute and by key.
+    """
     ranges = (
         ("n_features", "1 or more", h.n_features >= 1),
         ("n_targets", "1 or more", h.n_targets >= 1),

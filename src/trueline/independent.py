@@ -86,7 +86,16 @@ class Independent:
 
 
 def solve_triangular(R: Array, y: ArrayLike, transposed: bool = False) -> Array:
-    """Solve `R·θ = y`, or `Rᵀ·θ = y`, by substitution."""
+    """Solve `R·θ = y`, or `Rᵀ·θ = y`, by substitution.
+
+    Args:
+        R: Upper triangular, shape (n, n).
+        y: Shape (n,) or (n, n_targets).
+        transposed: Whether it is Rᵀ.
+
+    Returns:
+        θ, in the shape of y.
+    """
     from scipy import linalg
 
     return np.asarray(linalg.solve_triangular(R, y, trans="T" if transposed else "N"))
@@ -94,6 +103,12 @@ def solve_triangular(R: Array, y: ArrayLike, transposed: bool = False) -> Array:
 
 def independent(rows: Triangle) -> Independent:
     """Leave out the columns that depend on earlier ones.
+
+    Args:
+        rows: As their triangle.
+
+    Returns:
+        The least-squares problem of the columns that are left.
 
     Raises:
         ValueError: When the rows are not finite.

@@ -11,8 +11,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from trueline.data.blocks import Block
 from trueline.epoch_mean import EpochMean
+from trueline.executions.execution import Execution
 from trueline.executions.loop import Executions
-from trueline.executions.spans import Execution
 from trueline.hyperparameters import problems
 from trueline.progress import QuickNotes, at_step_end, hide_max_steps, restore_max_steps, tell
 from trueline.schedule import Schedule, check_same_schedule
@@ -47,12 +47,12 @@ class LinearRegression(QuickNotes, LightningModule):
         l1: Strength of the L1 penalty, ≥ 0.
         l2: Strength of the L2 penalty, ≥ 0.
         init: Initial parameters: standard normal, as in the article, or zeros.
-        steps_per_execution: How many steps are taken at once, in a turn of Lightning's loop, where
-            that is possible: the same steps to rounding, see `trueline.recurrence`. auto takes as
-            many as there are before something is due, such as a validation.
         schedule: Of the learning rate: `name`, a class in `torch.optim.lr_scheduler`, its options,
             `interval` (epoch or step, epoch unless given), and for ReduceLROnPlateau `monitor`
             (train/loss unless given; by steps there is no other).
+        steps_per_execution: How many steps are taken at once, in a turn of Lightning's loop, where
+            that is possible: the same steps to rounding, see `trueline.recurrence`. auto takes as
+            many as there are before something is due, such as a validation.
 
     Raises:
         ValueError: When an argument is out of its range; all that are wrong are said at once.
@@ -118,7 +118,7 @@ class LinearRegression(QuickNotes, LightningModule):
         """Put numbers in the place of auto, in the hyperparameters.
 
         Args:
-            data: That is trained on.
+            data: The DataModule that is trained on.
 
         Raises:
             ValueError: When there is no number, or none can be worked out from such data.
@@ -188,14 +188,18 @@ class LinearRegression(QuickNotes, LightningModule):
         return loss
 
     def size(self, batch: Batch) -> float:
-        """Return how much a batch counts beside others: its rows, or the sum of their weights."""
+        """Return how much a batch counts beside others: its rows, or the sum of their weights.
+
+        Args:
+            batch: See `loss`.
+        """
         X, _, *sample_weight = batch
         if not sample_weight:
             return len(X)
         return sample_weight[0].sum(dtype=widest_float(X.device)).item()
 
     def penalty(self) -> Tensor:
-        """Return `l1·Σ|weight| + l2·Σweight²`."""
+        """Return the penalty of the objective, `l1·Σ|weight| + l2·Σweight²`, shape ()."""
         h: Any = self.hparams
         penalty: Tensor = h.l1 * self.weight.abs().sum() + h.l2 * self.weight.square().sum()
         return penalty
@@ -341,7 +345,12 @@ class LinearRegression(QuickNotes, LightningModule):
         self._executions.start(LinearRegression)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let this module's hyperparameters win over those that a checkpoint's optimizer had."""
+        """Take up what `on_save_checkpoint` has added; hyperparameters stay those of this module.
+
+        Raises:
+            ValueError: When the schedule is another than that of the checkpoint, or lr under one.
+            RequestError: When the checkpoint has something else where an execution began.
+        """
         h: Any = self.hparams
         states = checkpoint.get("optimizer_states", ())
         metrics = checkpoint.get("metrics")

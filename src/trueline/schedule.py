@@ -1,6 +1,7 @@
 """The schedule of the learning rate that `LinearRegression` is given as plain options."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -51,15 +52,49 @@ class Schedule:
         return None
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Return a scheduler of the optimizer's learning rates."""
+        """Return the scheduler of torch that changes an optimizer's learning rates."""
         options = dict(self.options)
         if self.name == "OneCycleLR":
             options["cycle_momentum"] = False  # the momentum is the one that was asked for
             options["pct_start"] = float(options.get("pct_start", 0.3))  # torch takes no integer
         return getattr(lr_scheduler, self.name)(optimizer, **options)
 
+    def ahead(
+        self, scheduler: Any, group: Mapping[str, Any], batch: int, steps: int, per_epoch: int
+    ) -> list[float]:
+        """Return the learning rates of the steps to come, while scheduler and optimizer stay.
+
+        Args:
+            scheduler: What `scheduler` has returned, as it stands before the first of them.
+            group: The parameter group of its optimizer.
+            batch: Of the first step: its number in its epoch, from 0.
+            steps: How many they are.
+            per_epoch: Steps of an epoch.
+
+        Returns:
+            As many; beyond the end of a schedule, where no training may go, the last one again.
+        """
+        # A copy of it goes ahead, with an optimizer of nothing.
+        optimizer: Any = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=group["lr"])
+        copy = self.scheduler(optimizer)
+        copy.load_state_dict(deepcopy(scheduler.state_dict()))
+        optimizer.param_groups[0].update({n: v for n, v in group.items() if n != "params"})
+        optimizer.step()  # torch warns of a schedule that is before the optimizer
+        lrs: list[float] = []
+        for step in range(batch + 1, batch + steps + 1):
+            lrs.append(optimizer.param_groups[0]["lr"])
+            if self.interval == "step" or step % per_epoch == 0:
+                try:
+                    copy.step()
+                except ValueError:  # beyond its end
+                    return lrs + lrs[-1:] * (steps - len(lrs))
+        return lrs
+
     def monitored(self, metrics: Mapping[str, Tensor]) -> Tensor:
-        """Return the metric that is watched.
+        """Return the metric that a schedule waiting for a plateau watches.
+
+        Args:
+            metrics: By name.
 
         Raises:
             ValueError: When there is none by its name.

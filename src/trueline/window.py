@@ -12,7 +12,8 @@ class Window:
 
     Attributes:
         batch: The one at hand, on this process.
-        mse: The mean squared error over all rows so far; while a batch is at work, over its own.
+        mse: The mean squared error over the rows of all batches so far; from a batch's forward pass
+            until it is taken in, over its own.
         size: Of the batches so far, on all processes.
         squares: Sum of their mean squared errors, each times its size.
     """

@@ -1,4 +1,4 @@
-"""Memory that is used again."""
+"""Memory for tensors that is used again."""
 
 import math
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ class Workspace:
         """Return a tensor of any content.
 
         Args:
-            name: What it is for.
+            name: What it is for; whatever had this name before is overwritten.
             shape: Of the tensor.
-            like: Whose device, and whose dtype unless another is given, it has.
+            like: A tensor on the same device, and of the same dtype unless another is given.
             dtype: Of the tensor.
         """
         dtype, numbers = dtype or like.dtype, math.prod(shape)

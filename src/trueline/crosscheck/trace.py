@@ -15,8 +15,8 @@ from trueline.crosscheck.reading import gather
 from trueline.crosscheck.step import Part, Step
 from trueline.data.blocks import Block
 from trueline.data.spool import SpooledRows
+from trueline.executions.execution import Execution, Piece
 from trueline.executions.rows import Rows
-from trueline.executions.spans import Execution, Piece
 from trueline.reference.composed import Moments
 from trueline.reference.composed import moments as moments_in
 from trueline.reference.rounding import DOUBLE, SINGLE

@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from trueline.data.mixing import Numbers
 from trueline.data.order import RowOrder
 from trueline.data.spool import SpooledRows
 from trueline.errors import RequestError
-
-Numbers = NDArray[np.int64]
 
 
 class Block(NamedTuple):

@@ -1,4 +1,4 @@
-"""A LightningDataModule around arrays in memory: the base of every data class here."""
+"""A LightningDataModule around rows, arrays in memory unless a subclass has them in a file."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 from trueline.data.blocks import BatchLoader
 from trueline.data.order import InOrder, RowOrder
+from trueline.data.problems import array_problems
 from trueline.data.spool import SpooledRows
 from trueline.rates import tuned
 from trueline.reference.triangle import Line, Triangle, triangle, triangle_of
@@ -75,10 +76,7 @@ class RegressionData(LightningDataModule):
             features = features.reshape(-1, 1)
         if targets.ndim == 2 and targets.shape[1] == 1:
             targets = targets[:, 0]
-        wrong = _problems(features, targets, batch_size, seed)
-        if weights is not None:
-            wrong += _weight_problems(weights, features.shape[:1])
-        if wrong:
+        if wrong := array_problems(features, targets, weights, batch_size, seed):
             raise ValueError("; ".join(wrong))
         self.joined = _joined(features, targets)
         n_features = features.shape[1]
@@ -250,54 +248,3 @@ def _joined(features: np.ndarray, targets: np.ndarray) -> torch.Tensor:
         targets,
     )
     return torch.from_numpy(joined)
-
-
-def _problems(
-    features: np.ndarray, targets: np.ndarray, batch_size: int | None, seed: int
-) -> list[str]:
-    """Say what is wrong with the rows and how they are served, each with its remedy."""
-    wrong = _number_problems("X", features) + _number_problems("y", targets)
-    rows_agree = features.ndim == 2 and targets.shape[:1] == features.shape[:1]
-    if not rows_agree or targets.ndim > 2 or 0 in features.shape + targets.shape:
-        wrong.append(
-            "expected X of shape (n_samples, n_features) and y of shape (n_samples,) or "
-            f"(n_samples, n_targets), none empty; found {features.shape} and {targets.shape}"
-        )
-        batch_size = None  # there is nothing to compare it with
-    return wrong + serving_problems(len(features), batch_size, seed)
-
-
-def serving_problems(n_samples: int, batch_size: int | None, seed: int) -> list[str]:
-    """Say what is wrong with how rows are to be served, each with its remedy."""
-    wrong = []
-    if batch_size is not None and not 1 <= batch_size <= n_samples:
-        wrong.append(
-            f"batch_size: expected 1 to {n_samples}, the number of rows; found {batch_size}; "
-            "leave it out for full batch"
-        )
-    if seed < 0:
-        wrong.append(f"seed: expected 0 or more; found {seed}")
-    return wrong
-
-
-def _weight_problems(weights: np.ndarray, shape: tuple[int, ...]) -> list[str]:
-    """Say what is wrong with the sample weights, each with its remedy."""
-    wrong = _number_problems("sample_weight", weights)
-    if weights.shape != shape:
-        wrong.append(
-            f"sample_weight: expected shape {shape}, one for each row; found {weights.shape}"
-        )
-    if not wrong and not (weights > 0).all():
-        wrong.append(
-            f"sample_weight: expected numbers above 0; found {weights.min()}; "
-            "remove the rows that are not to count"
-        )
-    return wrong
-
-
-def _number_problems(name: str, array: np.ndarray) -> list[str]:
-    if array.dtype.kind not in "biuf":
-        return [f"{name}: expected real numbers; found dtype {array.dtype}"]
-    if not np.isfinite(array).all():
-        return [f"{name}: expected finite numbers; found nan or inf; remove those rows"]
-    return []

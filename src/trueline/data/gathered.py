@@ -1,4 +1,4 @@
-"""Rows as they come out of a table: in memory while they are few, in a file from there on."""
+"""Rows that come a few at a time: in memory while they are few, in a file from there on."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -8,9 +8,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from trueline.data.datamodule import RegressionData, serving_problems
-from trueline.data.order import InOrder, RowOrder, mixing
-from trueline.data.spool import Spool, SpooledRows
+from trueline.data.datamodule import RegressionData
+from trueline.data.mixing import mixing
+from trueline.data.order import InOrder, RowOrder
+from trueline.data.problems import serving_problems
+from trueline.data.spool import Spool, SpooledRows, columns
 
 Array = NDArray[Any]
 
@@ -98,19 +100,18 @@ class Gathered:
             for first in range(0, len(part), ROWS_AT_ONCE):
                 yield part[first : first + ROWS_AT_ONCE]
 
-    def split(self, rows: Array) -> tuple[Array, Array, Array | None]:
-        """Return rows as X, y and weights."""
-        first = self.n_features + 1
-        y = rows[:, first : first + self.n_targets]
-        weight = rows[:, -1] if self.weighted else None
-        return rows[:, : self.n_features], y[:, 0] if self.n_targets == 1 else y, weight
-
     def blocks(self) -> Iterator[tuple[Array, Array, Array | None]]:
         """Return all rows as X, y and weights, some at a time."""
-        return map(self.split, self.chunks())
+        for rows in self.chunks():
+            yield columns(rows, self.n_features, self.n_targets)
 
     def change_features(self, function: Callable[[Array], Array] | None) -> None:
-        """Put what a function returns of the features in their place, and see how large all are."""
+        """Change the features, and look how large the rows are.
+
+        Args:
+            function: Of some rows' features, shape (n, n_features), to those that take their place;
+                None to leave them.
+        """
         features = slice(0, self.n_features)
 
         def change(rows: Array) -> Array:
@@ -137,7 +138,7 @@ class Gathered:
         joined, weights = self._parts[0], []
         if self.weighted:
             joined, weights = np.ascontiguousarray(joined[:, :-1]), [joined[:, -1].copy()]
-        X, y, _ = self.split(joined)
+        X, y, _ = columns(joined, self.n_features, self.n_targets)
         return [joined, X, y, *weights]
 
     def as_dataset(self) -> SpooledRows | None:
@@ -178,9 +179,15 @@ class Gathered:
 def gather(
     blocks: Iterable[Any], n_features: int, n_targets: int, weighted: bool, in_memory: int
 ) -> Gathered | None:
-    """Return the rows of blocks with X, y, weight and numbers; None where there are none.
+    """Gather the rows of blocks; None where there are none.
 
-    Where y is None, zeros stand for it.
+    Args:
+        blocks: With X, y, weight and numbers, as `trueline.tables.Rows`; where y is None, zeros
+            stand for it.
+        n_features: Columns of X.
+        n_targets: Columns of y.
+        weighted: Whether rows have weights.
+        in_memory: Bytes that are held in memory; more are in a file.
     """
     found, gaps, expected = None, [np.empty(0, np.int64)], 1
     for block in blocks:
@@ -229,8 +236,7 @@ class GatheredData(RegressionData):
             segment = size * max(1, round(SEGMENT_BYTES / row / size))
             pool = segment * max(1, round(POOL_BYTES / row / segment))
             order = RowOrder(n, True, seed, pool, segment)
-        columns = rows.n_features, rows.n_targets
         if not rows.largest:
             rows.change_features(None)
         self.longest = rows.longest
-        self.serve(n, rows.largest, columns, batch_size, order)
+        self.serve(n, rows.largest, (rows.n_features, rows.n_targets), batch_size, order)

@@ -47,6 +47,9 @@ class Learned(NamedTuple):
     def of(cls, path: str) -> "Learned":
         """Read it from a checkpoint.
 
+        Args:
+            path: Of the checkpoint.
+
         Raises:
             RequestError: When the checkpoint is not one of a training on a table.
         """

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
+from trueline.data.mixing import Mixing, Numbers
 from trueline.data.spool import Spool
-
-Numbers = NDArray[np.int64]
 
 FEW_ROWS = 2**16
 """Up to so many rows the order of an epoch is drawn as a whole, from all orders alike."""
@@ -27,8 +25,6 @@ SEGMENT = 8
 hardly any has three."""
 WIDE = 512
 """Bytes of a row from which on single rows are fetched as fast as segments are."""
-ROUNDS = 4
-"""Of the mixing of more rows; after three, orders cannot be told from drawn ones any more."""
 
 
 class RowOrder:
@@ -68,14 +64,31 @@ class RowOrder:
         self._drawn = -1, None  # with what was fetched of the rows
 
     def rows(self, epoch: int, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return the row numbers of an epoch in its order, or of a part, shape (stop − start,)."""
+        """Return the row numbers of an epoch in its order, or of a part.
+
+        Args:
+            epoch: From 0.
+            start: Place of the first row.
+            stop: Place after the last one; that of all rows unless given.
+
+        Returns:
+            Shape (stop − start,), int64.
+        """
         stop = self.n_samples if stop is None else stop
         if not self.shuffle:
             return torch.arange(start, stop)
         return torch.from_numpy(self._of(epoch)[start:stop])
 
     def at(self, epoch: int, places: Numbers) -> Tensor:
-        """Return the row numbers at some places of an epoch's order, ascending, in their shape."""
+        """Return the row numbers at some places of an epoch's order.
+
+        Args:
+            epoch: From 0.
+            places: Ascending, in any shape.
+
+        Returns:
+            In that shape, int64.
+        """
         if not self.shuffle:
             return torch.from_numpy(places)
         order = self._of(epoch)
@@ -86,7 +99,7 @@ class RowOrder:
     def take(
         self, tensor: Tensor | Spool, epoch: int, start: int, stop: int, out: Tensor
     ) -> Tensor:
-        """Put the rows of a tensor in the order of an epoch, or of a part of it, into another.
+        """Put rows of a tensor, in the order of an epoch or of a part of it, into another.
 
         Args:
             tensor: With a row for each sample, contiguous; or a spool, whose rows are on the CPU.
@@ -135,12 +148,12 @@ class _Pools:
         generator = np.random.default_rng(self._key)
         self._offset = int(generator.integers(segment))
         self._segments = (n - self._offset) // segment
-        self._order = _Mixing(max(1, self._segments), generator)
+        self._order = Mixing(max(1, self._segments), generator)
         self._in_segments = self._segments * segment
         self._loose = np.concatenate(
             [np.arange(self._offset), np.arange(self._offset + self._in_segments, n)]
         )
-        self._within: dict[int, _Mixing] = {}
+        self._within: dict[int, Mixing] = {}
         self._numbers: tuple[int, Any] = -1, None
         self._fetched: dict[int, tuple[int, Tensor | Spool, Tensor]] = {}
 
@@ -216,72 +229,11 @@ class _Pools:
             numbers = torch.from_numpy(loose).to(tensor.device)
             torch.index_select(tensor, 0, numbers, out=place[whole : end - begin])
 
-    def _mixing(self, pool: int) -> "_Mixing":
+    def _mixing(self, pool: int) -> Mixing:
         if pool not in self._within:
             size = min(self._pool, self._n - pool * self._pool)
-            self._within[pool] = _Mixing(size, np.random.default_rng((*self._key, pool)))
+            self._within[pool] = Mixing(size, np.random.default_rng((*self._key, pool)))
         return self._within[pool]
-
-
-class _Mixing:
-    """An order of the numbers below n in which any part can be worked out by itself.
-
-    A number of so many bits goes through rounds of steps that can all be undone: add, multiply by
-    an odd number, fold the upper half onto the lower. What comes out below n keeps its place; what
-    does not goes through again ("cycle walking").
-
-    Args:
-        n: How many numbers, ≥ 1.
-        generator: Draws the summands and factors.
-
-    References:
-        Black & Rogaway, "Ciphers with Arbitrary Finite Domains" (2002): cycle walking.
-        Mitchell, Stokes, Frank & Holmes, "Bandwidth-Optimal Random Shuffling for GPUs" (2022).
-    """
-
-    def __init__(self, n: int, generator: np.random.Generator) -> None:
-        bits = max(1, (n - 1).bit_length())
-        self._dtype = np.uint16 if bits <= 16 else np.uint32 if bits <= 32 else np.uint64
-        drawn = generator.integers(0, 2**bits, (2, ROUNDS), np.uint64)
-        self._n, self._whole = n, n == 2**bits
-        self._mask = self._dtype((1 << bits) - 1)
-        self._wraps = bits == 8 * self._mask.nbytes
-        self._half = self._dtype((bits + 1) // 2)
-        self._rounds = [(self._dtype(a), self._dtype(b | 1)) for a, b in drawn.T.tolist()]
-
-    def at(self, places: Numbers) -> Numbers:
-        """Return the numbers at some places, each below n."""
-        return self._mixed(places.astype(self._dtype)).astype(np.int64)
-
-    def run(self, start: int, stop: int) -> Numbers:
-        """Return the numbers at consecutive places."""
-        return self._mixed(np.arange(start, stop, dtype=self._dtype)).astype(np.int64)
-
-    def _mixed(self, x: NDArray[Any]) -> NDArray[Any]:
-        self._mix(x)
-        if not self._whole:
-            outside = np.flatnonzero(x >= self._n)
-            while len(outside):
-                again = x[outside]
-                self._mix(again)
-                x[outside] = again
-                outside = outside[again >= self._n]
-        return x
-
-    def _mix(self, x: NDArray[Any]) -> None:
-        folded = np.empty_like(x)
-        for summand, factor in self._rounds:
-            x += summand
-            x *= factor
-            if not self._wraps:
-                x &= self._mask
-            np.right_shift(x, self._half, out=folded)
-            x ^= folded
-
-
-def mixing(n: int, seed: int) -> _Mixing:
-    """Return an order of the numbers below n that is a function of the seed."""
-    return _Mixing(n, np.random.default_rng((seed, n)))
 
 
 class InOrder(RowOrder, SequentialSampler):

@@ -17,14 +17,13 @@ AT_ONCE = 2**22
 
 
 class Spool:
-    """Rows of equal width in a file without a name, which goes with the process.
+    """Rows of equal width in a temporary file without a name, which goes with the process.
 
     It is read with as few calls as there are runs of consecutive rows among those asked for.
 
     Args:
         width: Numbers in a row.
         dtype: Of the numbers.
-        folder: Where the file is made; that for temporary files unless given.
 
     Example:
         >>> spool = Spool(2, torch.float64)
@@ -35,8 +34,8 @@ class Spool:
 
     device = torch.device("cpu")
 
-    def __init__(self, width: int, dtype: torch.dtype, folder: str | None = None) -> None:
-        self._fd, path = tempfile.mkstemp(prefix="trueline-", dir=folder)
+    def __init__(self, width: int, dtype: torch.dtype) -> None:
+        self._fd, path = tempfile.mkstemp(prefix="trueline-")
         weakref.finalize(self, os.close, self._fd)
         Path(path).unlink()
         self._n = 0
@@ -61,12 +60,25 @@ class Spool:
         self._n += len(rows)
 
     def read(self, start: int, out: Tensor) -> Tensor:
-        """Read consecutive rows into a tensor."""
+        """Read consecutive rows into a tensor, and return it.
+
+        Args:
+            start: Number of the first.
+            out: Of as many rows as are read, shape (n, width), contiguous.
+        """
         self._read(start, out.numpy())
         return out
 
     def rows(self, numbers: NDArray[np.int64], out: Tensor | None = None) -> Tensor:
-        """Return rows by their numbers, shape (n,), in that order."""
+        """Return rows by their numbers.
+
+        Args:
+            numbers: Shape (n,), in any order.
+            out: Where they are put; a new tensor unless given.
+
+        Returns:
+            Shape (n, width), in the order of the numbers.
+        """
         if out is None:
             out = torch.empty(len(numbers), self.width, dtype=self.dtype)
         array = out.numpy()
@@ -84,7 +96,11 @@ class Spool:
             yield first, self.read(first, held[: self._n - first])
 
     def change(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
-        """Put the rows that a function returns of some in their place, of all of them."""
+        """Change all rows, some at a time.
+
+        Args:
+            function: Of some rows, shape (n, width), to those that take their place.
+        """
         for first, rows in self.chunks():
             self._write(first, function(rows.numpy()))
 
@@ -111,8 +127,26 @@ class Spool:
         return self.width * self.dtype.itemsize
 
 
+def columns(rows: Any, n_features: int, n_targets: int) -> tuple[Any, Any, Any]:
+    """Return the columns of rows as X, y and weights, the last None where they have none: views.
+
+    Args:
+        rows: `[x, 1, y]` or `[x, 1, y, weight]`, an array or a tensor.
+        n_features: Columns of x.
+        n_targets: Columns of y; a single one has no axis of its own.
+
+    Example:
+        >>> columns(np.array([[2.0, 1.0, 5.0, 0.5]]), 1, 1)
+        (array([[2.]]), array([5.]), array([0.5]))
+    """
+    stop = n_features + 1 + n_targets
+    y = rows[:, n_features + 1 : stop]
+    weight = rows[:, stop] if rows.shape[1] > stop else None
+    return rows[:, :n_features], y[:, 0] if n_targets == 1 else y, weight
+
+
 class SpooledRows(torch.utils.data.Dataset[Any]):
-    """What the rows `[x, 1, y]` of a spool, or `[x, 1, y, weight]`, are.
+    """The rows of a spool as a dataset: `[x, 1, y]`, or `[x, 1, y, weight]`.
 
     Args:
         spool: That holds them.
@@ -132,12 +166,9 @@ class SpooledRows(torch.utils.data.Dataset[Any]):
     def blocks(self) -> Iterator[tuple[Any, Any, Any]]:
         """Return all rows as arrays X, y and weights or None, some at a time."""
         for _, rows in self.spool.chunks():
-            X, y, *weight = (tensor.numpy() for tensor in self.split(rows))
-            yield X, y, weight[0] if weight else None
+            yield columns(rows.numpy(), self.n_features, self.n_targets)
 
     def split(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return rows as a batch: X, y, and weights where they have them."""
-        first = self.n_features + 1
-        y = rows[:, first : first + self.n_targets]
-        batch = rows[:, : self.n_features], y[:, 0] if self.n_targets == 1 else y
-        return (*batch, rows[:, -1]) if self.weighted else batch
+        X, y, weight = columns(rows, self.n_features, self.n_targets)
+        return (X, y) if weight is None else (X, y, weight)

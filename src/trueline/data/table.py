@@ -56,6 +56,7 @@ class TableData(GatheredData):
     """
 
     plans_epochs = True
+    """Whether lr, momentum and the number of epochs, unless given, are those of its plan."""
 
     def __init__(
         self,

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from trueline.data.blocks import Block
-from trueline.executions.rows import Everything, Rows
-from trueline.executions.spans import Execution, Numbers, Piece, Position, Span, State
+from trueline.executions.execution import Execution, Piece
+from trueline.executions.full_batch import FullBatch
+from trueline.executions.rows import Rows
+from trueline.executions.spans import Numbers, Position, Span, State
 from trueline.recurrence import Rule
 
 SPAN = 8192
@@ -27,6 +29,7 @@ SPAN_ROWS = 2**18
 FEW_EPOCHS_SPAN = 1024
 """Most steps of a span that runs through several epochs, each with an order of rows of its own."""
 Lrs = Callable[[int], Tensor]
+"""Returns the learning rates of so many steps, float64."""
 
 
 class Executor:
@@ -42,7 +45,7 @@ class Executor:
         self.rows = rows
         self.rule = rule
         self.composed = composed
-        self._everything: Everything | None = None
+        self._full_batch: FullBatch | None = None
         self._span: Span | None = None
         self._left: tuple[Position, State] | None = None
         self._saved: Mapping[str, Any] | None = None
@@ -53,11 +56,14 @@ class Executor:
         Args:
             block: Of batches.
             state: Before the first of them.
-            lrs: Returns the learning rates of so many steps from there on.
+            lrs: Of so many steps from there on.
             kept: Steps before which the state is to be known, from 0 to their number, ascending.
+
+        Returns:
+            The steps, and the state after the last in the precision of the training.
         """
-        if self.rows.full_batch and self._everything is None:
-            self._everything = Everything(self.rows)
+        if self.rows.full_batch and self._full_batch is None:
+            self._full_batch = FullBatch(self.rows)
         position, left, taken = Position(block.epoch, block.batch), block.batches, 0
         pieces = []
         while left:
@@ -75,8 +81,9 @@ class Executor:
 
     def _rounded(self, span: Span, step: int) -> State:
         """Return the state before a step in the precision of the training."""
-        found = span.states(np.array([step]))
-        return State(*(None if t is None else t[0].to(self.rows.dtype) for t in found))  # type: ignore[arg-type]
+        parameters, buffers = span.states(np.array([step]))
+        state = State(parameters[0], None if buffers is None else buffers[0])
+        return state.to(self.rows.dtype)
 
     def _after(self, position: Position, steps: int) -> Position:
         epochs, batch = divmod(position.batch + steps, self.rows.per_epoch)
@@ -85,7 +92,7 @@ class Executor:
     def _steps_between(self, one: Position, other: Position) -> int:
         return (other.epoch - one.epoch) * self.rows.per_epoch + other.batch - one.batch
 
-    def _steps_to_grid(self, position: Position) -> int:
+    def _steps_to_span_end(self, position: Position) -> int:
         """Return how many steps are left of the span that a position lies in."""
         per_epoch = self.rows.per_epoch
         width = self.rows.width
@@ -106,7 +113,7 @@ class Executor:
         self, position: Position, state: State, lrs: Lrs, taken: int
     ) -> tuple[Span, int]:
         """Return the span that holds a step, and the step's number in it."""
-        steps = self._steps_to_grid(position)
+        steps = self._steps_to_span_end(position)
         expected = lrs(taken + steps)[taken:]
         if self._saved is not None:
             self._take_up(self._saved, position, state, expected)
@@ -118,11 +125,10 @@ class Executor:
             if at + steps == len(span) and same and torch.equal(span.lrs[at:], expected):
                 return span, at
             span.close()
-        start = State(*(None if t is None else t.double() for t in state))  # type: ignore[arg-type]
-        return self._span_at(position, start, expected), 0
+        return self._span_at(position, state.to(torch.float64), expected), 0
 
     def _span_at(self, position: Position, start: State, lrs: Tensor) -> Span:
-        return Span(self.rows, self._everything, position, start, lrs, self.rule, self.composed)
+        return Span(self.rows, self._full_batch, position, start, lrs, self.rule, self.composed)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the span at hand began, for a training that goes on inside it."""
@@ -141,7 +147,11 @@ class Executor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on within the span of a checkpoint, if its steps are still the same."""
+        """Go on within the span of a checkpoint, if its steps are still the same.
+
+        Args:
+            state: What `state_dict` has returned.
+        """
         self._saved = state or None
 
     def _take_up(
@@ -151,14 +161,12 @@ class Executor:
         began = Position(saved["epoch"], saved["batch"])
         at = self._steps_between(began, position)
         device = state.parameters.device
-        start = State(saved["parameters"].to(device), saved["buffers"])
-        if start.buffers is not None:
-            start = start._replace(buffers=start.buffers.to(device))
+        start = State(saved["parameters"], saved["buffers"]).to(device)
         fits = (
             0 < at == len(saved["lrs"]) - len(lrs)
             and list(self.rule) == list(saved["rule"])
             and torch.equal(saved["lrs"][at:], lrs.cpu())
-            and self._steps_to_grid(began) == len(saved["lrs"])
+            and self._steps_to_span_end(began) == len(saved["lrs"])
             and start.parameters.shape == state.parameters.shape
         )
         if not fits:

@@ -42,8 +42,8 @@ class Lookahead:
         self._trainer = trainer
         self._loader = loader
         self.per_epoch = per_epoch
-        self.asked = asked
-        self.most = max(1, min(MOST_STEPS, MOST_NUMBERS // numbers)) if asked == "auto" else asked
+        self._asked = asked
+        self._most = max(1, min(MOST_STEPS, MOST_NUMBERS // numbers)) if asked == "auto" else asked
         self._intervals = [
             every
             for callback in trainer.callbacks  # type: ignore[attr-defined]
@@ -57,7 +57,7 @@ class Lookahead:
         trainer = self._trainer
         schedule = trainer.lightning_module.hparams["schedule"] or {}
         every = [1] if schedule.get("name") == "ReduceLROnPlateau" else []
-        if self.asked == "auto":  # else as many steps as are asked for may pass
+        if self._asked == "auto":  # else as many steps as are asked for may pass
             every += [n for c in trainer.callbacks if (n := _epoch_interval(c))]  # type: ignore[attr-defined]
         return math.gcd(*every) or None
 
@@ -65,7 +65,7 @@ class Lookahead:
         """Return how many batches may be taken at once from here on, at least 1."""
         trainer, per_epoch = self._trainer, self.per_epoch
         step = trainer.global_step
-        most = self.most if self.asked == "auto" else self.most - batch % self.most
+        most = self._most if self._asked == "auto" else self._most - batch % self._most
         most = min([most, *(n - step % n for n in self._intervals)])
         if trainer.max_steps > 0:
             most = min(most, trainer.max_steps - step)
@@ -85,8 +85,8 @@ class Lookahead:
         for every in (in_epochs, self._every_epoch):
             if every:
                 epochs = min(epochs, every - epoch % every)
-        if self.asked != "auto":
-            epochs = min(epochs, max(1, self.most // per_epoch))
+        if self._asked != "auto":
+            epochs = min(epochs, max(1, self._most // per_epoch))
         return max(1, epochs) * per_epoch
 
 

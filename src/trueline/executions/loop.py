@@ -1,7 +1,6 @@
 """Executions under Lightning: from the module and its optimizer, and back into them."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +10,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from trueline.data.blocks import Block
 from trueline.errors import RequestError
+from trueline.executions.execution import Execution
 from trueline.executions.executor import Executor
 from trueline.executions.lookahead import Lookahead
 from trueline.executions.method import choose
 from trueline.executions.rows import Rows
-from trueline.executions.spans import Execution, State
+from trueline.executions.spans import State
 from trueline.progress import advance
 from trueline.recurrence import Rule
 
@@ -142,7 +142,7 @@ class Executions:
         return good
 
     def leave(self) -> None:
-        """Leave the end of an execution in the module, its optimizer and Lightning's counters."""
+        """Leave the end of the latest execution in module, optimizer and Lightning's counters."""
         assert self.latest is not None
         module, block = self._module, self._block
         parameters, buffers = self.latest.end
@@ -187,27 +187,17 @@ class Executions:
         return None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
 
     def _lrs(self, block: Block, steps: int) -> Tensor:
-        """Return the learning rates of so many steps from the first of a block on, float64."""
+        """Return the learning rates of so many steps from the first of a block on.
+
+        Returns:
+            Shape (steps,), float64.
+        """
         optimizer: Any = self._module.optimizers(use_pl_optimizer=False)
         group, device = optimizer.param_groups[0], self._module.device
         schedule, scheduler = self._module.schedule, self._scheduler()
         if schedule is None or scheduler is None:
             return torch.full((steps,), group["lr"], dtype=torch.float64, device=device)
-        # A copy of it goes ahead, with an optimizer of nothing.
-        ahead: Any = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=group["lr"])
-        copy = schedule.scheduler(ahead)
-        copy.load_state_dict(deepcopy(scheduler.state_dict()))
-        ahead.param_groups[0].update({n: v for n, v in group.items() if n != "params"})
-        ahead.step()  # torch warns of a schedule that is before the optimizer
-        lrs, per_epoch, by_step = [], self._lookahead.per_epoch, schedule.interval == "step"
-        for step in range(block.batch + 1, block.batch + steps + 1):
-            lrs.append(ahead.param_groups[0]["lr"])
-            if by_step or step % per_epoch == 0:
-                try:
-                    copy.step()
-                except ValueError:  # beyond its end, where the training may not go either
-                    lrs += lrs[-1:] * (steps - len(lrs))
-                    break
+        lrs = schedule.ahead(scheduler, group, block.batch, steps, self._lookahead.per_epoch)
         return torch.tensor(lrs, dtype=torch.float64, device=device)
 
     def state_dict(self) -> dict[str, Any]:

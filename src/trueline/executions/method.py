@@ -29,7 +29,7 @@ INSIDE_A_STEP = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
-AFTER_A_STEP = ("on_train_batch_start", "on_train_batch_end")
+AROUND_A_STEP = ("on_train_batch_start", "on_train_batch_end")
 WITHOUT_EVERY_STEP = (
     *(DeviceStatsMonitor, EarlyStopping, LearningRateMonitor),
     *(ModelCheckpoint, ModelSummary, ProgressBar, Timer),
@@ -110,6 +110,13 @@ def operations(h: Any, loader: BatchLoader) -> tuple[float, float]:
 
     They are weighted by what they take: products of batches are twice as fast as those of maps, and
     those of matrix and vector four times slower.
+
+    Args:
+        h: Hyperparameters of LinearRegression.
+        loader: Of the training rows.
+
+    Returns:
+        Operations a step, in products of maps: composed, and by itself.
     """
     size, width = loader.batch_size, h.n_features + 1 + h.n_targets
     state = width + (h.n_features + 1) * bool(h.momentum)
@@ -126,5 +133,5 @@ def _wants_every_step(callback: Callback, asked: int | Literal["auto"]) -> str |
     """Return the hook for which a callback must see each step, if it has one."""
     if isinstance(callback, WITHOUT_EVERY_STEP) or getattr(callback, "knows_executions", False):
         return None
-    hooks = INSIDE_A_STEP if asked != "auto" else (*INSIDE_A_STEP, *AFTER_A_STEP)
+    hooks = INSIDE_A_STEP if asked != "auto" else (*INSIDE_A_STEP, *AROUND_A_STEP)
     return next((name for name in hooks if has_hook(callback, name)), None)

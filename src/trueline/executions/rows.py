@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trueline.data.blocks import BatchLoader, Run
 from trueline.data.spool import Spool, SpooledRows
-from trueline.recurrence import gradient_from_rows, gram, summed_in
+from trueline.recurrence import gram, summed_in
 from trueline.workspace import Workspace
 
 CHUNK = 2**16
@@ -83,13 +83,17 @@ class Rows:
         for at, rows in self.loader.groups(epoch, batches, self.per_epoch):
             n = at.stop - at.start if isinstance(at, slice) else len(at)
             given = workspace or Workspace()
-            Z = self._fetch(self._rows, rows, given).view(n, -1, self._rows.shape[1])
-            weight = None
-            if self._sample_weight is not None:
-                weight = self._fetch(self._sample_weight, rows, given).view(n, -1)
-            elif self.weighted:
-                weight = Z[..., -1]
-            yield at, Z[..., : self.width], weight
+            Z, weight = self._weighted(rows, given)
+            yield at, Z.view(n, -1, self.width), None if weight is None else weight.view(n, -1)
+
+    def _weighted(
+        self, rows: slice | Run | Tensor, workspace: Workspace
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return rows `[x, 1, y]` and their weights, one after another."""
+        Z = self._fetch(self._rows, rows, workspace)
+        if self._sample_weight is not None:
+            return Z, self._fetch(self._sample_weight, rows, workspace)
+        return Z[:, : self.width], Z[:, -1] if self.weighted else None
 
     def _fetch(
         self, tensor: Tensor | Spool, rows: slice | Run | Tensor, workspace: Workspace
@@ -114,6 +118,10 @@ class Rows:
 
     def moments(self, epoch: int, batches: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return the moments of some batches over all processes, and by what they are divided.
+
+        Args:
+            epoch: From whose first batch they are counted.
+            batches: Their numbers, ascending.
 
         Returns:
             Shapes (n, p + T, p + T), in the dtype they are summed in or float64, and (n,).
@@ -146,10 +154,19 @@ class Rows:
             G, sizes = together[:, :-1].reshape(G.shape).contiguous(), together[:, -1]
         return G, sizes * self.n_targets
 
-    def one_by_one(
+    def batch_by_batch(
         self, epoch: int, batches: NDArray[np.int64]
     ) -> Iterator[tuple[Tensor, Tensor | None, float]]:
-        """Return the rows of each batch, their weights and by what their sum is divided."""
+        """Return the rows of each batch, their weights and by what sums over them are divided.
+
+        Args:
+            epoch: From whose first batch they are counted.
+            batches: Their numbers, ascending.
+
+        Returns:
+            Z of shape (size, p + T) and weights of shape (size,) or None, in the dtype that is
+            summed in; and `size·T`, with the sum of the weights for size where there are some.
+        """
         n, size = len(self.loader.dataset), self.loader.batch_size
         at_once = max(1, CHUNK_OF_DOUBLES // size)
         for first in range(0, len(batches), at_once):
@@ -176,6 +193,7 @@ class Rows:
         return sum(map(gram, converted, weights))  # type: ignore[return-value]
 
     def _converted(self, Z: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return rows in a dtype, where they are not in it already in memory of their own."""
         if Z.dtype == dtype:
             return Z
         return self.workspace("rows converted", Z.shape, Z, dtype).copy_(Z)
@@ -187,59 +205,18 @@ class Rows:
 
     @property
     def numbers(self) -> int:
-        """How many entries the rows have."""
+        """How many entries all rows have together."""
         return len(self._rows) * self.width
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Return this process's share of all rows in float64, some at a time."""
+        """Return this process's share of all rows in float64, some at a time.
+
+        Returns:
+            Z of shape (n, p + T) and weights of shape (n,) or None, good until the next are.
+        """
         share = self.loader.share(0)
         for start in range(share.start, share.stop, CHUNK_OF_DOUBLES):
             part = slice(start, min(start + CHUNK_OF_DOUBLES, share.stop))
-            Z, weight = self._fetch(self._rows, part, self.workspace), None
-            if self._sample_weight is not None:
-                weight = self._sample_weight[part]
-            elif self.weighted:
-                weight = Z[:, -1]
-            Z = self._converted(Z[:, : self.width].to(self.dtype), torch.float64)
+            Z, weight = self._weighted(part, self.workspace)
+            Z = self._converted(Z.to(self.dtype), torch.float64)
             yield Z, None if weight is None else weight.to(self.dtype).double()
-
-
-class Everything:
-    """A training in which each step takes in all rows: one Hessian for all steps.
-
-    Args:
-        rows: Of the training.
-    """
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-        width = rows.width
-        G, size = torch.zeros(width, width, dtype=torch.float64, device=rows.device), 0.0
-        for Z, weight in rows.chunks():
-            G += gram(Z[None], None if weight is None else weight[None])[0]
-            size += len(Z) if weight is None else weight.sum().item()
-        together = rows.add_up(torch.cat([G.view(-1), G.new_tensor([size])]))
-        self.size = together[-1].item() * rows.n_targets
-        self._moments = together[:-1].view(width, width) / self.size
-
-    def at(self, origin: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient as a matrix that acts on `[δ; 1]`, (p, p + T), and the loss there."""
-        p = len(origin)
-        if self.rows.dtype == torch.float64:
-            constant, loss = self._by_rows(origin)
-        else:
-            # To float32, what the moments round in float64 is nothing, and they are at hand.
-            s = torch.cat([origin, -torch.eye(origin.shape[1]).to(origin)])
-            products = self._moments @ s
-            constant, loss = 2 * products[:p], (s * products).sum().clamp(min=0)
-        return torch.cat([2 * self._moments[:p, :p], constant], dim=1), loss
-
-    def _by_rows(self, origin: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gradient and loss from the residuals of each row."""
-        constant, squares = torch.zeros_like(origin), origin.new_zeros(())
-        for Z, weight in self.rows.chunks():
-            by_parameter, of_loss = gradient_from_rows(Z, origin, weight)
-            constant += by_parameter
-            squares += of_loss
-        together = self.rows.add_up(torch.cat([constant.view(-1), squares.view(1)]))
-        return together[:-1].view_as(origin) / self.size, together[-1] / self.size

@@ -1,9 +1,7 @@
 """Spans, consecutive steps that are taken together, and what is known of their states."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trueline.executions.rows import Everything, Rows
+from trueline.executions.full_batch import FullBatch
+from trueline.executions.rows import Rows
 from trueline.recurrence import (
     Composed,
+    InTurn,
     Repeated,
     Rule,
     gradient_from_rows,
-    one_by_one,
     polished,
     step_maps,
 )
@@ -26,17 +25,27 @@ Numbers = NDArray[np.int64]
 
 
 class Position(NamedTuple):
-    """Where a training stands: batches of an epoch that are done."""
+    """How far a training is: batches of an epoch that are done."""
 
     epoch: int
     batch: int
 
 
 class State(NamedTuple):
-    """Parameters `[weight, bias]` and momentum buffers, shape (p, T); no buffers before a step."""
+    """Where a training stands: its parameters and momentum buffers.
+
+    Args:
+        parameters: `[weight, bias]`, shape (p, T).
+        buffers: In the same shape; None without momentum, and before the first step.
+    """
 
     parameters: Tensor
     buffers: Tensor | None
+
+    def to(self, where: torch.dtype | torch.device) -> "State":
+        """Return it in another dtype, or on another device."""
+        buffers = None if self.buffers is None else self.buffers.to(where)
+        return State(self.parameters.to(where), buffers)
 
 
 class Span:
@@ -44,18 +53,22 @@ class Span:
 
     Args:
         rows: Of the training.
-        everything: For steps that take in all rows; None where they do not.
+        full_batch: For steps that take in all rows; None where they do not.
         position: Of the first step.
         start: Parameters and buffers before it, float64.
         lrs: Learning rates, one for each step, float64.
         rule: The update rule.
         composed: Whether they are composed, or taken one by one.
+
+    Attributes:
+        summed_in: The dtype in which products of rows are summed.
+        exact: Whether that is float64, so that each step is right by itself to a few roundings.
     """
 
     def __init__(
         self,
         rows: Rows,
-        everything: Everything | None,
+        full_batch: FullBatch | None,
         position: Position,
         start: State,
         lrs: Tensor,
@@ -69,14 +82,14 @@ class Span:
         self.rule = rule
         self.p = len(start.parameters)
         self._gradient = None
-        if everything is not None:
-            self._gradient, self._loss = everything.at(start.parameters)
-        self.summed_in = torch.float64 if everything is not None else rows.summed_in
-        # In float32 the rounding of the moments is a thousand times that of the composition.
+        if full_batch is not None:
+            self._gradient, self._loss = full_batch.at(start.parameters)
+        self.summed_in = torch.float64 if full_batch is not None else rows.summed_in
+        # In float32 moments round a thousand times more than their composition: none is refined.
         self.exact = self.summed_in == torch.float64
         self._maps: Composed | Repeated | None = None
         self._states: Tensor | None = None
-        self._in_turn: _InTurn | None = None
+        self._in_turn: InTurn | None = None
         if composed:
             self._counted_from = start.parameters
             self._maps, self._delta = self._composed()
@@ -84,7 +97,8 @@ class Span:
                 self._states = polished(self._maps, self._delta)
         else:
             self._counted_from = torch.zeros_like(start.parameters)
-            self._in_turn = _InTurn(self._gradients(), start, lrs, rule, self.summed_in)
+            rounded = start.to(self.summed_in)
+            self._in_turn = InTurn(self._gradients(), *rounded, lrs, rule)
 
     def _composed(self) -> tuple[Composed | Repeated, Tensor]:
         """Return the maps of the steps, and what the first acts on."""
@@ -116,7 +130,7 @@ class Span:
             for _ in self.lrs:
                 yield lambda theta: torch.addmm(constant, curved, theta - origin)
             return
-        for Z, weight, size in self.rows.one_by_one(self.position.epoch, self._batches):
+        for Z, weight, size in self.rows.batch_by_batch(self.position.epoch, self._batches):
             yield partial(_mean_gradient, Z, weight, size)
 
     @property
@@ -169,8 +183,7 @@ class Span:
         Returns:
             In float64, shapes (len(steps),) and (len(steps), p, T).
         """
-        penalty = torch.full_like(parameters, 2 * self.rule.l2)
-        penalty[:, -1] = 0
+        penalty = Rule(l2=self.rule.l2).pull(parameters)
         if self._gradient is not None:
             delta = parameters - self.start.parameters
             curved = self._gradient[:, : self.p] @ delta
@@ -188,143 +201,15 @@ class Span:
         dtype = self.rows.dtype
         theta = parameters.to(dtype)
         for at, Z, weight in self.rows.of(self.position.epoch, self.position.batch + steps):
-            Z = Z.to(dtype)
-            r = Z[:, :, :p] @ theta[at] - Z[:, :, p:]
-            weighted = r if weight is None else r * weight.to(dtype)[..., None]
-            sums[at, : p * T] = (Z[:, :, :p].mT @ weighted).flatten(1).double()
-            sums[at, p * T] = (weighted * r).sum((1, 2)).double()
+            w = None if weight is None else weight.to(dtype)
+            by_parameter, squares = gradient_from_rows(Z.to(dtype), theta[at], w)
+            sums[at, : p * T] = by_parameter.flatten(1).double()
+            sums[at, p * T] = squares.double()
             sums[at, p * T + 1] = Z.shape[1] if weight is None else weight.double().sum(1)
         sums = self.rows.add_up(sums)
         by_parameter, squares, size = sums[:, :-2], sums[:, -2], sums[:, -1] * T
-        return squares / size, 2 * by_parameter.view_as(parameters) / size[:, None, None]
-
-
-class _InTurn:
-    """The states of steps that are taken one after another, as far as they are asked for.
-
-    Args:
-        gradients: Of the steps, as functions of the parameters.
-        start: Before the first of them.
-        lrs: Learning rates, one for each step.
-        rule: The update rule.
-        dtype: In which the steps are taken.
-    """
-
-    def __init__(
-        self,
-        gradients: Iterator[Callable[[Tensor], Tensor]],
-        start: State,
-        lrs: Tensor,
-        rule: Rule,
-        dtype: torch.dtype,
-    ) -> None:
-        self._gradients = gradients
-        self._lrs = lrs
-        self._rule = rule
-        self._end = State(*(None if t is None else t.to(dtype) for t in start))  # type: ignore[arg-type]
-        before = one_by_one((), *self._end, lrs[:0], rule)
-        self._states = before.new_empty(len(lrs) + 1, *before.shape[1:])
-        self._states[:1] = before
-        self._taken = 0
-
-    def until(self, step: int) -> Tensor:
-        """Return the states before each step, of which those up to this one are known."""
-        some = slice(self._taken, step)
-        if step > self._taken:
-            gradients = islice(self._gradients, step - self._taken)
-            found = one_by_one(gradients, *self._end, self._lrs[some], self._rule)
-            self._states[some.start : step + 1] = found
-            parameters, buffers = found[-1].tensor_split([len(self._end.parameters)])
-            self._end = State(parameters, buffers if self._rule.momentum else None)
-            self._taken = step
-        return self._states
+        return squares / size, by_parameter.view_as(parameters) / size[:, None, None]
 
 
 def _mean_gradient(Z: Tensor, weight: Tensor | None, size: float, theta: Tensor) -> Tensor:
     return gradient_from_rows(Z, theta, weight)[0].div_(size)
-
-
-@dataclass
-class Piece:
-    """Some steps of a span, of which it knows the states that were asked for.
-
-    Args:
-        span: They belong to, which may be closed.
-        first: The number of the first one within it.
-        stop: The number of the one after the last.
-        kept: Numbers within the span, from `first` to `stop`, ascending.
-        parameters: Before each of these steps, float64, shape (len(kept), p, T).
-        buffers: The same; None without momentum.
-    """
-
-    span: Span
-    first: int
-    stop: int
-    kept: Numbers
-    parameters: Tensor
-    buffers: Tensor | None
-
-    def states(self, steps: Numbers) -> tuple[Tensor, Tensor | None]:
-        """Return parameters and buffers before some of the kept steps."""
-        at = np.searchsorted(self.kept, steps)
-        assert (self.kept[at] == steps).all()
-        return self.parameters[at], None if self.buffers is None else self.buffers[at]
-
-
-class Points(NamedTuple):
-    """What is reported of some steps of an execution.
-
-    Args:
-        steps: From 0, ascending.
-        parameters: Before each, shape (n, P), weight and bias in one vector.
-        gradients: Of the objective, shape (n, P).
-        losses: Mean squared errors, shape (n,).
-        lrs: Learning rates, shape (n,).
-    """
-
-    steps: Numbers
-    parameters: NDArray[np.float64]
-    gradients: NDArray[np.float64]
-    losses: NDArray[np.float64]
-    lrs: NDArray[np.float64]
-
-
-@dataclass
-class Execution:
-    """Consecutive steps that have been taken at once.
-
-    Args:
-        pieces: Of spans, one after another.
-        steps: Their number.
-        end: Parameters and buffers after the last, in the dtype of the training.
-        points: What is reported of them.
-    """
-
-    pieces: list[Piece]
-    steps: int
-    end: State
-    points: Points | None = None
-
-    def report(self, steps: Numbers) -> Points:
-        """Return what is to be reported of some steps."""
-        parts = []
-        for piece, at in self.within(steps):
-            parameters = piece.states(at)[0]
-            losses, gradients = piece.span.losses(at, parameters)
-            of_span = parameters.flatten(1), gradients.flatten(1), losses, piece.span.lrs[at]
-            parts.append([tensor.cpu().numpy() for tensor in of_span])
-        return Points(steps, *map(np.concatenate, zip(*parts, strict=True)))
-
-    def within(self, steps: Numbers) -> Iterator[tuple[Piece, Numbers]]:
-        """Return the pieces with some steps, and the numbers of these within the span of each.
-
-        Args:
-            steps: From 0, ascending.
-        """
-        before = 0
-        for piece in self.pieces:
-            n = piece.stop - piece.first
-            mine = steps[(before <= steps) & (steps < before + n)]
-            if len(mine):
-                yield piece, mine - before + piece.first
-            before += n

@@ -100,7 +100,7 @@ class Columns(NamedTuple):
                 for f in saved["features"]
             )
             columns = cls(tuple(saved["targets"]), features, saved["weight"])
-            sound = columns.to_dict() == saved and _texts(columns)
+            sound = columns.to_dict() == saved and _sound(columns)
         except (KeyError, TypeError):
             sound = False
         if not sound:
@@ -168,7 +168,8 @@ def as_texts(column: pa.Array) -> pa.Array:
     return column.cast(pa.string())
 
 
-def _texts(columns: Columns) -> bool:
+def _sound(columns: Columns) -> bool:
+    """Return whether all names and levels are texts, and there are some of each."""
     names = [*columns.used(), *(level for f in columns.features for level in f.levels or ())]
     levels = all(feature.levels != () for feature in columns.features)
     some = bool(columns.targets and columns.features) and levels
@@ -181,6 +182,7 @@ def _contradictions(
     weight: str | None,
     categorical: tuple[str, ...],
 ) -> list[str]:
+    """Say what cannot be, whatever the table has: columns named twice, or for two ends."""
     wrong = []
     for kind, names in (("target", targets), ("features", features), ("categorical", categorical)):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -201,7 +203,13 @@ def _contradictions(
 
 
 def wrong_types(table: Table, used: Sequence[str], categorical: Sequence[str]) -> list[str]:
-    """Say which columns have types that become no numbers; none where only texts are known."""
+    """Say which columns have types that become no numbers; none where only texts are known.
+
+    Args:
+        table: That has the columns.
+        used: Names of the columns.
+        categorical: Which of them are categories.
+    """
     if table.schema is None:
         return []
     wrong = []

@@ -18,13 +18,11 @@ from pyarrow import csv
 
 from trueline.errors import RequestError
 from trueline.tables.csv_pieces import BrokenError, pieces, split_header
-from trueline.tables.table import Batch, Table, place, shown
+from trueline.tables.table import Batch, Table, on_one_line, place, shown
+from trueline.tables.values import EXACT
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
 """Texts that stand for no value, in quotes or not; nothing else does."""
-
-EXACT = 2.0**53
-"""Up to here float64 has every integer."""
 
 BLOCK = 2**20
 """Bytes that one thread parses at a time; pyarrow's default."""
@@ -158,7 +156,7 @@ class CsvTable(Table):
                 return self._parse(piece, types, ragged)
             except pa.ArrowInvalid as error:
                 where = f"{self.path}, after row {rows:,}"
-                reason = " ".join(str(error).split())[:200]
+                reason = on_one_line(error)
                 raise RequestError(
                     f"{where}: expected CSV, found: {reason}; correct it, or save it as Parquet"
                 ) from error

@@ -62,6 +62,10 @@ def pieces(path: Path, delimiter: str) -> Iterator[bytes]:
 def split_header(text: bytes, delimiter: str) -> tuple[list[str], bytes]:
     """Return the names in the first row that is not empty, and the rows after it.
 
+    Args:
+        text: Whole rows from the beginning of a file.
+        delimiter: Between fields.
+
     Raises:
         BrokenError: When there is none, or it is not CSV.
     """

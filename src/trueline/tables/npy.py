@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from trueline.errors import RequestError
-from trueline.tables.table import Batch, Table
+from trueline.tables.table import Batch, Table, on_one_line, place
 
 ROWS = 2**16
 """Rows of a batch."""
@@ -25,7 +25,7 @@ class NpyTable(Table):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         # The header is a Python literal: a damaged one ends in any of Python's own errors.
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = on_one_line(error)
             raise RequestError(
                 f"{path}: expected an array that can be read, found: {reason}; save numbers, not "
                 "objects, with numpy.save, whole"
@@ -43,25 +43,25 @@ class NpyTable(Table):
                 f"fields, found shape {array.shape}; reshape it and save it again"
             )
         names = fields or tuple(f"column_{i}" for i in range(array.shape[1]))
+        super().__init__(path, names, len(array))
         self._array = array
-        schema = pa.schema([(name, self._column(name, names, 0, 0).type) for name in names])
-        super().__init__(path, names, len(array), schema)
+        self.schema = pa.schema([(name, self._column(name, 0, 0).type) for name in names])
 
     def _batches(self, columns: tuple[str, ...], text: frozenset[str]) -> Iterator[Batch]:
         for first in range(0, len(self._array), ROWS):
-            arrays = [self._column(name, self.names, first, first + ROWS) for name in columns]
+            arrays = [self._column(name, first, first + ROWS) for name in columns]
             yield Batch(
                 pa.RecordBatch.from_arrays(arrays, names=list(columns)), self.path, first + 1
             )
 
-    def _column(self, name: str, names: tuple[str, ...], first: int, stop: int) -> pa.Array:
+    def _column(self, name: str, first: int, stop: int) -> pa.Array:
         rows = self._array[first:stop]
-        column = rows[name] if self._array.dtype.names else rows[:, names.index(name)]
+        column = rows[name] if self._array.dtype.names else rows[:, self.names.index(name)]
         native = column.astype(column.dtype.newbyteorder("="), copy=False)
         try:
             return pa.array(native)
         except (pa.ArrowException, TypeError) as error:
             raise RequestError(
-                f"column {name!r}: expected real numbers or texts, found {column.dtype}; convert "
-                "it, as with .real or .astype, and save again"
+                f"{place(self.path, name)}: expected real numbers or texts, found {column.dtype}; "
+                "convert it, as with .real or .astype, and save again"
             ) from error

@@ -117,3 +117,13 @@ def shown(text: str | bytes, length: int = 40) -> str:
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
     return repr(text) if len(text) <= length else f"{text[:length]!r}… ({len(text)} characters)"
+
+
+def on_one_line(error: Exception) -> str:
+    r"""Return what another library says of a file, for the middle of a message.
+
+    Example:
+        >>> on_one_line(OSError("not a table:\n  no header"))
+        'not a table: no header'
+    """
+    return " ".join(str(error).split())[:200]

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from trueline.errors import RequestError
-from trueline.tables.table import Batch, Table
+from trueline.tables.table import Batch, Table, on_one_line
 
 ROWS = 2**16
 """Rows of a batch, where the file leaves that open."""
@@ -56,17 +56,17 @@ class ArrowTable(Table):
     """
 
     def __init__(self, path: Path) -> None:
-        with _told(path, "Arrow"), pa.OSFile(str(path)) as mapped:
-            reader = pa.ipc.open_file(mapped)
+        with _told(path, "Arrow"), pa.OSFile(str(path)) as file:
+            reader = pa.ipc.open_file(file)
             super().__init__(path, reader.schema.names, reader.count_rows(), reader.schema)
 
     def _batches(self, columns: tuple[str, ...], text: frozenset[str]) -> Iterator[Batch]:
         wanted = sorted(self.names.index(name) for name in columns)
         options = pa.ipc.IpcReadOptions(included_fields=wanted)
         with _told(self.path, "Arrow"):
-            mapped = pa.OSFile(str(self.path))
-            reader = pa.ipc.open_file(mapped, options=options)
-        with mapped:
+            file = pa.OSFile(str(self.path))
+            reader = pa.ipc.open_file(file, options=options)
+        with file:
             n_rows = reader.count_rows()
             records = (reader.get_batch(number) for number in range(reader.num_record_batches))
             yield from _numbered(self.path, "Arrow", records, columns, n_rows)
@@ -97,7 +97,7 @@ def _told(file: Path, kind: str, after: str = "") -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = on_one_line(error)
         raise RequestError(
             f"{file}{after}: expected {kind} that can be read, found: {reason}; the file is "
             "damaged, cut short, encrypted or of another kind, so write it again"

@@ -14,7 +14,7 @@ from trueline.tables.table import shown
 Holes = NDArray[np.bool_]
 """Which values are missing."""
 
-EXACT = 2**53
+EXACT = 2.0**53
 """Up to here float64 has every integer."""
 
 
@@ -48,7 +48,7 @@ def numbers(column: pa.Array, dtype: np.dtype[Any]) -> Values:
 
     Args:
         column: Of numbers, booleans or nothing.
-        dtype: float64 or float32; a column that has less digits may keep its own.
+        dtype: float64 or float32; a column of fewer digits may keep its own.
 
     Raises:
         ValueRefusedError: When a number is not finite, beyond dtype, or rounded though an integer.
@@ -82,6 +82,10 @@ def numbers(column: pa.Array, dtype: np.dtype[Any]) -> Values:
 def weights(column: pa.Array, dtype: np.dtype[Any]) -> Values:
     """Return a column as numbers above 0; those missing are NaN.
 
+    Args:
+        column: As `numbers` takes it.
+        dtype: The same.
+
     Raises:
         ValueRefusedError: As `numbers` does, and when one is 0 or less.
     """
@@ -99,6 +103,10 @@ def weights(column: pa.Array, dtype: np.dtype[Any]) -> Values:
 
 def codes(column: pa.Array, levels: pa.Array) -> Values:
     """Return the place of each value among the levels; -1 where it is missing.
+
+    Args:
+        column: Of texts, booleans or integers.
+        levels: Of the category, as texts.
 
     Raises:
         ValueRefusedError: When a value is none of the levels.

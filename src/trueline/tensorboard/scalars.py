@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from numpy.typing import NDArray
 
 from trueline.closed_form import ClosedForm, closed_form, is_cheap
+from trueline.executions.execution import Execution
 from trueline.executions.rows import Rows
-from trueline.executions.spans import Execution
 from trueline.hooks import FewHooks
 from trueline.tensorboard.beside import constants, limits, rows_of, too_far
 from trueline.tensorboard.layout import layout
