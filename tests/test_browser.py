@@ -131,7 +131,7 @@ def test_hyperparameters_and_metrics_are_those_of_the_runs(
     text = page.locator("vaadin-grid").first.inner_text()
     heads, rows = text.split("\n")[:11], text.split("\n")[11:]
     shown = ("lr", "momentum", "batch_size", "weight_decay", "max_epochs")
-    metrics = ("final/loss", "final/distance", "final/epochs_to_converge", "final/worst_ratio")
+    metrics = ("final/loss", "final/val_loss", "final/epochs_to_converge", "final/worst_ratio")
     assert set(heads) == {"Trial ID", "Show Metrics", *shown, *metrics}
     numbers = [float(cell) for cell in rows if cell.replace(".", "").isdigit()]
     for result in found.values():

@@ -146,6 +146,7 @@ def test_bar_follows_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(file, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdout", file)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("COLUMNS", raising=False)
     bar = Display("epoch", 10, 0)
     for columns, shows_rate in ((120, True), (60, False), (120, True)):
         monkeypatch.setattr(bar._progress.console, "_environ", {"COLUMNS": str(columns)})

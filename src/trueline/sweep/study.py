@@ -107,7 +107,8 @@ class Study:
         return len(self.ended()) + len(self._running())
 
     def _running(self) -> list[FrozenTrial]:
-        return self._study.get_trials(states=(TrialState.RUNNING,))
+        running: list[FrozenTrial] = self._study.get_trials(states=(TrialState.RUNNING,))
+        return running
 
     def options(self, trial: FrozenTrial | Trial) -> dict[str, Any]:
         """Return what a trial tries, by option."""

@@ -18,11 +18,13 @@ SHOWN_FIRST = ("lr", "momentum", "batch_size", "weight_decay", "max_epochs")
 METRICS = (
     "final/loss",
     "final/val_loss",
-    "final/distance",
     "final/epochs_to_converge",
     "final/worst_ratio",
+    "final/distance",
 )
-"""What runs are compared by. All runs declare all: TensorBoard asks one run which there are."""
+"""What runs are compared by. All runs declare all: TensorBoard asks one run which there are, and
+shows the first four until more are asked for.
+"""
 
 
 def log_final(
