@@ -28,7 +28,7 @@ import torch
 from lightning.pytorch import Trainer
 from reports import machine, publish
 
-from trueline.cli import main
+from trueline.cli.entry import main
 from trueline.crosscheck import CrossCheck
 from trueline.data import DummyData, RegressionData
 from trueline.module import LinearRegression

@@ -24,8 +24,8 @@ from reports import machine, number, publish
 from speed import draw, module
 from torch import Tensor
 
+from trueline.cli.lightning_cli import TruelineCLI
 from trueline.data import RegressionData
-from trueline.lightning_cli import TruelineCLI
 
 BATCH_SIZES = (32, 256, 4096)
 FEW, MANY = 200, 2_000

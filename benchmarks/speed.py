@@ -42,11 +42,11 @@ from peers import (
 from reports import machine, publish, rounded, time_of, times, verdict
 from sklearn.linear_model import LinearRegression as LeastSquares
 
+from trueline.cli.lightning_cli import TruelineCLI
+from trueline.cli.run_length import points_per_curve
 from trueline.data import DummyData, RegressionData
-from trueline.lightning_cli import TruelineCLI
 from trueline.module import LinearRegression
 from trueline.reference import article
-from trueline.run_length import points_per_curve
 from trueline.tensorboard import RunLogger, Scalars
 
 LINE = np.arange(1, 11, dtype=np.float32)

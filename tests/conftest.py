@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from trueline.cli import main
+from trueline.cli.entry import main
 
 # Lightning's own calls of what jsonargparse will rename; read by jsonargparse at each call.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 def _no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave figures out of trainings in this process, where they are not what is tested."""
     if "figures" not in request.keywords:
-        monkeypatch.setattr("trueline.lightning_cli.TruelineCLI.draw", lambda _: None)
+        monkeypatch.setattr("trueline.cli.lightning_cli.TruelineCLI.draw", lambda _: None)
 
 
 @pytest.fixture

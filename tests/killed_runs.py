@@ -24,7 +24,7 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util.tensor_util import make_ndarray
 
-from trueline.cli import main
+from trueline.cli.entry import main
 
 PARTIAL = ".partial"
 """What a checkpoint's name ends in while it is being written."""

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from conftest import Run
-from trueline.cli import main
+from trueline.cli.entry import main
 from trueline.module import LinearRegression
 from trueline.reference.article import X, y
 

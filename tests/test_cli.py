@@ -19,11 +19,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import Run
 from trueline import __version__
-from trueline.cli import COMMANDS
+from trueline.cli.entry import COMMANDS
 from trueline.data import DummyData, RegressionData
 from trueline.module import LinearRegression
 from trueline.reference.article import X, y
-from trueline.report import Report
+from trueline.results.report import Report
 
 Cli = Callable[..., Run]
 x = X[:, 0].astype(float)

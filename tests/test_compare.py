@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import trueline.compare
 from conftest import Run
 from trueline.baselines import train_autograd, train_builtin
-from trueline.cli import main
+from trueline.cli.entry import main
 from trueline.reference import Trace
 from trueline.reference.article import X, y
 

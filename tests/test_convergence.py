@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_diabetes
 
-from trueline.convergence import decay, epochs, log_rate, modes
-from trueline.rates import best_lr, heavy_ball
+from trueline.planning.convergence import decay, epochs, log_rate, modes
+from trueline.planning.rates import best_lr, heavy_ball
 from trueline.reference import SGD, LeastSquares, article
 from trueline.reference.linear import hessian
 from trueline.reference.solve import stable_lr

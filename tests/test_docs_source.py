@@ -12,10 +12,7 @@ TREE = PAGE.split("src/trueline/\n")[1].split("```")[0]
 NAMED = set(re.findall(r"[\w/]+\.(?:py|yaml)", TREE))
 
 
-PACKAGES = [
-    *("reference", "recurrence", "executions", "crosscheck", "data", "tables", "tensorboard"),
-    *("checkpoints", "export", "sweep"),
-]
+PACKAGES = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
 
 
 @pytest.mark.parametrize("package", PACKAGES)

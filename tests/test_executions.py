@@ -13,13 +13,13 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from killed_runs import differences
 from trueline import recurrence
+from trueline.cli.lightning_cli import TruelineCLI
 from trueline.crosscheck import CrossCheck
 from trueline.crosscheck.trace import FEW_NUMBERS
 from trueline.data import DummyData, RegressionData
 from trueline.data.order import RowOrder
 from trueline.errors import CheckFailed
 from trueline.executions import executor, spans
-from trueline.lightning_cli import TruelineCLI
 from trueline.module import LinearRegression
 from trueline.recurrence import in_turn
 from trueline.tensorboard import Scalars

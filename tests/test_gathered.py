@@ -13,7 +13,7 @@ from trueline.data.gathered import Gathered, GatheredData
 from trueline.data.spool import Spool, SpooledRows
 from trueline.errors import CheckFailed
 from trueline.module import LinearRegression
-from trueline.report import result_of
+from trueline.results.report import result_of
 from trueline.tensorboard import Scalars
 
 

@@ -66,7 +66,7 @@ CASES: list[tuple[str, Any]] = [
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return a checkpoint of the 15 points, made inside an epoch."""
-    from trueline.cli import main
+    from trueline.cli.entry import main
 
     folder = tmp_path_factory.mktemp("good")
     options = ("--data.batch_size=5", "--model.momentum=0.9", "--trainer.max_epochs=2")

@@ -17,10 +17,10 @@ SOURCE = Path(trueline.__file__).parent.parent
 JUDGE = "trueline.reference"
 JUDGED = ("trueline.module", "trueline.data.blocks")
 IMPORTERS = {
-    "trueline.cli": {"trueline.__main__"},
-    "trueline.commands": {"trueline.cli"},
-    "trueline.lightning_cli": {"trueline.commands", "trueline.sweep.trial"},
-    "trueline.cli_options": {"trueline.lightning_cli"},
+    "trueline.cli.entry": {"trueline.__main__"},
+    "trueline.cli.commands": {"trueline.cli.entry"},
+    "trueline.cli.lightning_cli": {"trueline.cli.commands", "trueline.sweep.trial"},
+    "trueline.cli.options": {"trueline.cli.lightning_cli"},
 }
 """What nothing imports but these."""
 HEAVY = {"torch", "lightning"}
@@ -110,19 +110,20 @@ def test_imports_of_the_package_follow_the_arrows() -> None:
     assert "trueline.reference.sgd" in arrows["trueline.reference.rounding"]
     assert {"torch", "lightning.pytorch"} <= arrows["trueline.module"]
     assert "torch" in arrows["trueline.data.blocks"]
-    assert "trueline.cli" in arrows["trueline.__main__"]
-    assert "trueline.commands" in arrows["trueline.cli"]
-    assert "trueline.lightning_cli" in arrows["trueline.commands"]
-    assert "trueline.cli_options" in arrows["trueline.lightning_cli"]
+    assert "trueline.cli.entry" in arrows["trueline.__main__"]
+    assert "trueline.cli.commands" in arrows["trueline.cli.entry"]
+    assert "trueline.cli.lightning_cli" in arrows["trueline.cli.commands"]
+    assert "trueline.cli.options" in arrows["trueline.cli.lightning_cli"]
     assert broken_arrows(SOURCE) == []
 
 
 SOUND = {
     "__init__.py": "import json\n",
-    "__main__.py": "from trueline.cli import main\n",
-    "cli.py": "def main():\n    from trueline import commands\n",
-    "commands.py": "from trueline.lightning_cli import TruelineCLI\n",
-    "lightning_cli.py": "import lightning.pytorch\nfrom . import crosscheck, module\n",
+    "__main__.py": "from trueline.cli.entry import main\n",
+    "cli/__init__.py": "",
+    "cli/entry.py": "def main():\n    from trueline.cli import commands\n",
+    "cli/commands.py": "from trueline.cli.lightning_cli import TruelineCLI\n",
+    "cli/lightning_cli.py": "import lightning.pytorch\nfrom .. import crosscheck, module\n",
     "crosscheck.py": "import torch\nfrom trueline.reference import linear\n",
     "module.py": "import torch\nfrom trueline.errors import Wrong\n",
     "errors.py": "import re\n",
@@ -183,12 +184,16 @@ def test_arrow_checker_accepts_a_sound_tree(tmp_path: Path) -> None:
             f"trueline.module reaches {JUDGE}.sgd",
         ),
         ("data/blocks.py", "from .. import reference\n", f"trueline.data.blocks reaches {JUDGE}"),
-        ("module.py", "from trueline.cli import main\n", "trueline.module imports trueline.cli"),
-        ("errors.py", "import trueline.cli\n", "trueline.errors imports trueline.cli"),
+        (
+            "module.py",
+            "from trueline.cli.entry import main\n",
+            "trueline.module imports trueline.cli.entry",
+        ),
+        ("errors.py", "import trueline.cli.entry\n", "trueline.errors imports trueline.cli.entry"),
         (
             "errors.py",
-            "from trueline import lightning_cli\n",
-            "trueline.errors imports trueline.lightning_cli",
+            "from trueline.cli import lightning_cli\n",
+            "trueline.errors imports trueline.cli.lightning_cli",
         ),
         ("__init__.py", "import torch\n", "trueline reaches torch"),
         ("__init__.py", "from trueline.module import M\n", "trueline reaches torch"),
@@ -235,7 +240,7 @@ def test_short_answers_load_neither_torch_nor_lightning(
 ) -> None:
     printed, imported = imports_of("trueline", option)
     assert "trueline" in printed
-    assert "trueline.cli" in imported
+    assert "trueline.cli.entry" in imported
     assert not HEAVY & {name.partition(".")[0] for name in imported}
 
 

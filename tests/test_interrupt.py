@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, Trainer
 
-from trueline import commands
-from trueline.lightning_cli import TruelineCLI
+from trueline.cli import commands
+from trueline.cli.lightning_cli import TruelineCLI
 
 
 class Interrupt(Callback):

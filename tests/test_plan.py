@@ -17,9 +17,9 @@ from conftest import Run
 from trueline.crosscheck import CrossCheck
 from trueline.data import DummyData, RegressionData
 from trueline.errors import RequestError
-from trueline.forecast import expected_seconds, forecast
 from trueline.module import LinearRegression
-from trueline.plan import Plan, dependent, make_plan
+from trueline.planning.forecast import expected_seconds, forecast
+from trueline.planning.plan import Plan, dependent, make_plan
 from trueline.reference import article
 from trueline.reference.triangle import Line, triangle
 from trueline.scaling import standardising

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from trueline import display, progress_bar
-from trueline.closed_form import closed_form
 from trueline.data import DummyData, RegressionData, datamodule
-from trueline.display import Display
 from trueline.module import LinearRegression
-from trueline.progress_bar import TrainingBar
+from trueline.planning.closed_form import closed_form
 from trueline.reference import article
 from trueline.reference.triangle import Line
+from trueline.terminal import display, progress_bar
+from trueline.terminal.display import Display
+from trueline.terminal.progress_bar import TrainingBar
 
 STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 TRAIN = "fit --model.steps_per_execution 1 --trainer.max_epochs 1500 --crosscheck off"
@@ -197,7 +197,7 @@ def test_notebook_shows_the_bar(tmp_path: Path) -> None:
 from lightning.pytorch import Trainer
 from trueline.data import DummyData
 from trueline.module import LinearRegression
-from trueline.progress_bar import TrainingBar
+from trueline.terminal.progress_bar import TrainingBar
 trainer = Trainer(max_epochs=1500, accelerator="cpu", logger=False, enable_checkpointing=False,
                   enable_model_summary=False, callbacks=[TrainingBar()], limit_val_batches=0)
 trainer.fit(LinearRegression(steps_per_execution=1), DummyData())

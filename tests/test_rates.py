@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trueline.convergence import Modes, modes
-from trueline.rates import best_lr, best_momentum, heavy_ball, minibatch_lr, tuned
+from trueline.planning.convergence import Modes, modes
+from trueline.planning.rates import best_lr, best_momentum, heavy_ball, minibatch_lr, tuned
 from trueline.reference import SGD, article
 from trueline.reference.triangle import Triangle, triangle
 

@@ -13,9 +13,9 @@ import torch
 from test_convergence import real_data
 from trueline.crosscheck import CrossCheck
 from trueline.data import TableData
-from trueline.forecast import forecast
 from trueline.module import LinearRegression
-from trueline.report import result_of
+from trueline.planning.forecast import forecast
+from trueline.results.report import result_of
 
 DATA = Path(__file__).parent / "data"
 TABLES = ("norris", "pontius", "longley", "wampler1", "diabetes", "engel")

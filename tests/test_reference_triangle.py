@@ -7,10 +7,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trueline.independent import independent
 from trueline.reference import mean_squared_error, predict
 from trueline.reference.factored_rows import rows_at_once
 from trueline.reference.triangle import Line, triangle
+from trueline.statistics.independent import independent
 
 ROWS_AT_ONCE = rows_at_once(1 + 3 + 2)
 

@@ -21,11 +21,11 @@ from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from killed_runs import differences
+from trueline.cli.lightning_cli import TruelineCLI
 from trueline.crosscheck import CrossCheck
 from trueline.data import DummyData
-from trueline.lightning_cli import TruelineCLI
 from trueline.module import LinearRegression
-from trueline.run_folder import claim_folder
+from trueline.results.run_folder import claim_folder
 
 Cli = Callable[..., Any]
 

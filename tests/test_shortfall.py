@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trueline.convergence import Modes, decay, epochs
-from trueline.rates import heavy_ball
+from trueline.planning.convergence import Modes, decay, epochs
+from trueline.planning.rates import heavy_ball
+from trueline.planning.shortfall import remedy
 from trueline.reference import SGD
 from trueline.reference.triangle import Line, triangle
-from trueline.shortfall import remedy
 
 rng = np.random.default_rng(0)
 X = np.column_stack([x := rng.normal(size=200), x + 1e-6 * rng.normal(size=200)])

@@ -10,10 +10,10 @@ import statsmodels.api as sm
 from sklearn.datasets import load_diabetes
 
 from certified import DATA, certified, digits
-from trueline.independent import independent
-from trueline.intervals import ROWS_AT_ONCE, intervals
 from trueline.reference.triangle import merged, triangle
-from trueline.summary import Summary, summarise
+from trueline.statistics.independent import independent
+from trueline.statistics.intervals import ROWS_AT_ONCE, intervals
+from trueline.statistics.summary import Summary, summarise
 
 FIGURES = {
     "n_samples": "nobs",

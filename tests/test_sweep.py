@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from conftest import Run
-from trueline.convergence import epochs
 from trueline.errors import RequestError
+from trueline.planning.convergence import epochs
 from trueline.reference import SGD, article
 from trueline.reference.triangle import Line, triangle
 from trueline.sweep import swept as reading
@@ -150,7 +150,7 @@ def test_trial_that_fails_the_crosscheck_ends_the_sweep(tmp_path: Path) -> None:
         "    found = take(self, batch, index)\n"
         "    return {**found, 'loss': found['loss'] * (0.5 if self.hparams.lr == 0.002 else 1)}\n"
         "LinearRegression.training_step = wrong\n"
-        "from trueline.cli import main\n"
+        "from trueline.cli.entry import main\n"
         "if __name__ == '__main__':\n"
         "    raise SystemExit(main())\n"
     )

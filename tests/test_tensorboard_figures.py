@@ -13,11 +13,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import Run
+from trueline.cli.lightning_cli import TruelineCLI
 from trueline.data import DummyData, RegressionData, SyntheticData, TableData
-from trueline.lightning_cli import TruelineCLI
 from trueline.reference import SGD, article, train
 from trueline.reference.triangle import Line, triangle
-from trueline.summary import summarise
+from trueline.statistics.summary import summarise
 from trueline.tensorboard.ending import scalars_of
 from trueline.tensorboard.pictured import Surface, effects, fitted, sample, surface
 from trueline.tensorboard.walk import MOST, Walk, landmarks, next_landmark
@@ -214,7 +214,7 @@ def test_run_ends_with_its_figures(options: str, expected: set[str], cli: Cli) -
 def test_long_training_is_drawn_as_it_goes_on(
     steps: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trueline.lightning_cli.DRAW_AFTER", 0.01)
+    monkeypatch.setattr("trueline.cli.lightning_cli.DRAW_AFTER", 0.01)
     monkeypatch.setattr("trueline.tensorboard.scalars.DRAWN_SHARE", 0.1)
     options = ("--model.steps_per_execution", steps, "--trainer.max_epochs", "1000")
     run = cli("fit", *options, "--trainer.log_every_n_steps", "50", "--crosscheck", "off")

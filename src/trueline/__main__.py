@@ -2,6 +2,6 @@
 
 import sys
 
-from trueline.cli import main
+from trueline.cli.entry import main
 
 sys.exit(main())

@@ -16,10 +16,10 @@ from torch.utils.tensorboard import SummaryWriter
 from trueline.baselines import as_trace, train_autograd, train_builtin
 from trueline.data import RegressionData
 from trueline.errors import RequestError
-from trueline.json_files import write_json
 from trueline.module import LinearRegression
 from trueline.reference import SGD, Trace, mean_squared_error, train
 from trueline.reference.solve import least_squares, simple_regression
+from trueline.results.json_files import write_json
 from trueline.tensorboard.ending import log_final
 
 DTYPES = {"64-true": torch.float64, "32-true": torch.float32}

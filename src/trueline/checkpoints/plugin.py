@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from trueline.checkpoints.reading import read
-from trueline.whole_files import write_whole
+from trueline.results.whole_files import write_whole
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -21,7 +21,7 @@ from trueline.checkpoints.reading import FOLDER, LAST_NAME
 from trueline.errors import CheckFailed
 from trueline.hooks import FewHooks
 from trueline.progress import at_end, at_step_end, validation_follows
-from trueline.whole_files import link_whole
+from trueline.results.whole_files import link_whole
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 

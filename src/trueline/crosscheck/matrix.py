@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from trueline.errors import CheckFailed, RequestError
-from trueline.json_files import write_json
+from trueline.results.json_files import write_json
 
 PRECISIONS = {
     "cpu": ("64-true", "32-true", "bf16-mixed", "bf16-true"),

@@ -15,7 +15,7 @@ from trueline.data.blocks import BatchLoader
 from trueline.data.order import InOrder, RowOrder
 from trueline.data.problems import array_problems
 from trueline.data.spool import SpooledRows
-from trueline.rates import tuned
+from trueline.planning.rates import tuned
 from trueline.reference.triangle import Line, Triangle, triangle, triangle_of
 from trueline.scaling import Scaling
 

@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 import yaml
 
 from trueline.checkpoints.reading import LAST, find_last, run_of
+from trueline.cli.option_errors import with_remedy
 from trueline.errors import RequestError
 from trueline.export import document, graph
 from trueline.export.checking import Sample, Way, check, nameless_sample, table_sample
 from trueline.export.trained import Trained, restore
-from trueline.option_errors import with_remedy
-from trueline.run_folder import RUNS
-from trueline.whole_files import write_whole
+from trueline.results.run_folder import RUNS
+from trueline.results.whole_files import write_whole
 
 FORMATS = ("json", "onnx")
 DESCRIPTION = """\

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trueline.export.trained import Trained
 from trueline.reference.triangle import Triangle
-from trueline.versions import versions
+from trueline.results.versions import versions
 
 FORMAT = 1
 """Of the document; a higher one has keys that mean something else."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trueline.errors import CheckFailed, RequestError
-from trueline.run_folder import claim_folder
+from trueline.results.run_folder import claim_folder
 from trueline.sweep.plan import folder_to_resume, make_plan, read_plan, write_plan
 from trueline.sweep.report import METRICS, print_end
 from trueline.sweep.swept import grid, read

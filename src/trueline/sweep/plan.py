@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trueline.errors import RequestError
-from trueline.json_files import write_json
-from trueline.run_folder import RUNS
+from trueline.results.json_files import write_json
+from trueline.results.run_folder import RUNS
 from trueline.sweep.report import ranked
 from trueline.sweep.swept import Swept, Values, grid, to_json
 from trueline.sweep.trial import check_options, options_of

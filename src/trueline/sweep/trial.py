@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch.loggers import Logger
 
+from trueline.cli.lightning_cli import TruelineCLI
 from trueline.errors import CheckFailed, RequestError
-from trueline.lightning_cli import TruelineCLI
 from trueline.tensorboard import RunLogger
 
 

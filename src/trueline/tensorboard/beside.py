@@ -6,10 +6,10 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
-from trueline.closed_form import ClosedForm
-from trueline.convergence import CONVERGED_WITHIN
 from trueline.data import RegressionData
 from trueline.divergence import stable_limit
+from trueline.planning.closed_form import ClosedForm
+from trueline.planning.convergence import CONVERGED_WITHIN
 from trueline.tensorboard.names import LOSS_FLOOR, LR_LIMIT, names
 
 Array = NDArray[np.float64]

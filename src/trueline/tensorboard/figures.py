@@ -14,8 +14,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from trueline.closed_form import line_of
 from trueline.data import RegressionData
+from trueline.planning.closed_form import line_of
 from trueline.reference.triangle import Line, Triangle
 from trueline.tensorboard.beside import rows_of
 from trueline.tensorboard.drawing import (

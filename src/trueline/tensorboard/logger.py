@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from trueline.run_folder import claim_folder, next_folder
+from trueline.results.run_folder import claim_folder, next_folder
 from trueline.tensorboard.names import AFTER_STEP, CONSTANTS
 
 MOST_WAITING = 10_000

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.data import RegressionData
-from trueline.intervals import Intervals, intervals
 from trueline.reference.triangle import Line, Triangle
+from trueline.statistics.intervals import Intervals, intervals
 
 Array = NDArray[np.float64]
 

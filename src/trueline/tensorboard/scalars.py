@@ -9,10 +9,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from numpy.typing import NDArray
 
-from trueline.closed_form import ClosedForm, closed_form, is_cheap
 from trueline.executions.execution import Execution
 from trueline.executions.rows import Rows
 from trueline.hooks import FewHooks
+from trueline.planning.closed_form import ClosedForm, closed_form, is_cheap
 from trueline.tensorboard.beside import constants, limits, rows_of, too_far
 from trueline.tensorboard.layout import layout
 from trueline.tensorboard.logger import RunLogger

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from trueline import summary_text
-from trueline.result_table import number, parameters, verdict
-from trueline.summary_text import markdown_table
+from trueline.results.result_table import number, parameters, verdict
+from trueline.statistics import summary_text
+from trueline.statistics.summary_text import markdown_table
 
 MOST_ROWS = 200
 """Of a table of parameters; more are in result.json."""

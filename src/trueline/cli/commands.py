@@ -14,18 +14,18 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from trueline.cli.lightning_cli import TruelineCLI
+from trueline.cli.option_errors import one_line
 from trueline.compare import check_request, compare
-from trueline.convergence import CONVERGED_WITHIN
 from trueline.crosscheck.matrix import EPOCHS, available_settings, run_matrix
 from trueline.errors import CheckFailed, RequestError
 from trueline.export.command import export
-from trueline.forecast import forecast
-from trueline.lightning_cli import TruelineCLI
-from trueline.option_errors import one_line
-from trueline.printing import to_whoever_reads
-from trueline.report import Report
-from trueline.run_folder import claim_folder, next_folder
+from trueline.planning.convergence import CONVERGED_WITHIN
+from trueline.planning.forecast import forecast
+from trueline.results.report import Report
+from trueline.results.run_folder import claim_folder, next_folder
 from trueline.sweep.command import sweep
+from trueline.terminal.printing import to_whoever_reads
 
 LOST = r"gloo.*(?i:connection|timed out|timeout)|Connection (closed|reset) by peer|NCCL|TCPStore"
 """What torch.distributed says when another process does not answer any more."""

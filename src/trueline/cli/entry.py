@@ -80,7 +80,7 @@ def _run(arguments: list[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # while importing: others' deprecations
-            from trueline import commands
+            from trueline.cli import commands
         commands.run(arguments)
         status = 0
     except (KeyboardInterrupt, SystemExit) as stop:

@@ -9,7 +9,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trueline.printing import to_whoever_reads
+from trueline.terminal.printing import to_whoever_reads
 
 REFRESH_SECONDS = 0.1
 """Faster than that, nobody reads it."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from trueline.convergence import Modes, log_rate, modes
+from trueline.planning.convergence import Modes, log_rate, modes
 from trueline.reference import SGD
 from trueline.reference.solve import stable_lr
 from trueline.reference.triangle import Triangle

@@ -17,20 +17,20 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from trueline.checkpoints import loading, reading, resuming
 from trueline.checkpoints.plugin import WholeCheckpoints
 from trueline.checkpoints.saving import Checkpoints
-from trueline.cli_options import OptionsCLI
+from trueline.cli.option_errors import one_line
+from trueline.cli.options import OptionsCLI
+from trueline.cli.run_length import choose_intervals
 from trueline.crosscheck import CrossCheck
 from trueline.divergence import StopWhenNotFinite
 from trueline.errors import CheckFailed, RequestError
-from trueline.forecast import MOST_EPOCHS, planned_epochs, tune
-from trueline.option_errors import one_line
-from trueline.progress_bar import TrainingBar
-from trueline.report import Report
-from trueline.result_table import print_start
-from trueline.run_folder import open_folder
-from trueline.run_length import choose_intervals
+from trueline.planning.forecast import MOST_EPOCHS, planned_epochs, tune
+from trueline.results.report import Report
+from trueline.results.result_table import print_start
+from trueline.results.run_folder import open_folder
 from trueline.schedule import check_same_schedule
 from trueline.tensorboard import RunLogger, Scalars
 from trueline.tensorboard.scalars import DRAW_AFTER
+from trueline.terminal.progress_bar import TrainingBar
 
 
 class TruelineCLI(OptionsCLI):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trueline.data import TableData
 from trueline.errors import RequestError
-from trueline.summary import check_level
+from trueline.statistics.summary import check_level
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,7 +115,7 @@ class PredictionWriter(Callback):
         """Return half the width of each kind of interval asked for, shape (n_rows, n_targets)."""
         if self.intervals == "none":
             return {}
-        from trueline.intervals import intervals
+        from trueline.statistics.intervals import intervals
 
         rows, scaling = data.learned.rows, data.learned.scaling
         found = intervals(rows if scaling is None else scaling.rows(rows), X, self.level)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
-from trueline import summary_text
 from trueline.data import RegressionData
+from trueline.statistics import summary_text
 
 LINES_OF_PARAMETERS = 12
 """The table shows so many parameters; with the other facts it stays on a screen."""

@@ -1,30 +1,24 @@
 """What is known of a training before it begins: its limits, the best settings, its length."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from trueline.convergence import CONVERGED_WITHIN, epochs, modes
-from trueline.json_files import jsonable
-from trueline.rates import best_lr, heavy_ball
+from trueline.planning import plan_text
+from trueline.planning.convergence import CONVERGED_WITHIN, epochs, modes
+from trueline.planning.rates import best_lr, heavy_ball
 from trueline.reference import SGD
 from trueline.reference.solve import stable_lr
 from trueline.reference.triangle import Line, Triangle
+from trueline.results.json_files import jsonable
 from trueline.scaling import standardising
 
 DEPENDENT = 1e-6
 """How much of a direction in which rows do not differ is a column's, so that it counts as part of
 it; the rounding of the others' shares is below that."""
-TOO_MANY = 10_000_000
-"""Epochs that nobody waits for: minutes of the smallest table."""
-NEVER = "never"
-"""The note of a training that does not converge."""
-WORTH_IT = 2.0
-"""How many times as fast a training must become before the plan advises to change it."""
 
 
 @dataclass(frozen=True)
@@ -90,53 +84,11 @@ class Plan:
     @property
     def advice(self) -> str:
         """What to change first, in one line."""
-        asked, best = self.trainings["asked"], self.trainings["best lr and momentum"]
-        standard = self.trainings["standardised"]
-        flat = math.isinf(self.condition)
-        if flat and self.constant:
-            return f"leave out what is the same in all rows: {_listed(self.constant)}"
-        if flat and self.collinear:
-            return (
-                f"leave out one of the columns that depend on each other, {_listed(self.collinear)}"
-                ", or add --model.l2"
-            )
-        if asked.lr > self.largest_stable_lr:
-            return f"lr {asked.lr:g} diverges: set --model.lr below {self.largest_stable_lr:.4g}"
-        if asked.epochs is None and asked.note != NEVER:
-            return "none: how long it takes is not known beforehand"
-        if best.epochs is None or best.epochs > TOO_MANY:
-            return (
-                "take the closed form, which fit prints beside the line: the columns nearly depend "
-                "on each other, and SGD takes too long whatever lr and momentum"
-            )
-        now = math.inf if asked.epochs is None else asked.epochs
-        if _is_worth(standard, best) and _is_worth(standard, asked):
-            return f"standardise the columns: {_gain(standard, now)}"
-        if _is_worth(best, asked):
-            return f"--model.lr auto --model.momentum auto: {_gain(best, now)}"
-        return f"train as asked: --trainer.max_epochs {now:.0f}"
+        return plan_text.advice(self)
 
     def table(self) -> str:
         """Return the plan as text, 100 columns wide at most."""
-        read = "" if self.seconds is None else f", read once in {self.seconds:.2g} s"
-        facts = {
-            "rows": f"{self.n_samples:,}; features {self.n_features:,}, targets "
-            f"{self.n_targets:,}; {self.bytes:,} bytes{read}",
-            "rows a step": f"{self.batch_size:,}",
-            "condition": f"{self.condition:.4g}; with standardised columns "
-            f"{self.condition_standardised:.4g}",
-            "largest lr": f"{self.largest_stable_lr:.4g}; the full batch diverges above it",
-            "time": _about(self.training_seconds),
-            "constant": _listed(self.constant),
-            "collinear": _listed(self.collinear),
-        }
-        lines = [f"{name:<16}{fact}" for name, fact in facts.items() if fact]
-        lines += ["", f"{'':<22}{'lr':>12}{'momentum':>14}{'epochs':>22}"]
-        for name, t in self.trainings.items():
-            length = t.note if t.epochs is None else f"{t.epochs:,}"
-            lines.append(f"{name:<22}{t.lr:>12.6g}{_momentum(t.momentum):>14}{length:>22}")
-        lines += ["", f"epochs until within {self.accuracy:g} of the spread of y for good"]
-        return "\n".join([*lines, f"{'advice':<16}{self.advice}"])
+        return plan_text.table(self)
 
 
 def make_plan(
@@ -237,7 +189,7 @@ def _training(
     """Return how long a training takes; `unknown` says why that cannot be known, if it cannot."""
     unknown = unknown or ("with an L1 penalty" if h["l1"] else "")
     steps = None if unknown else epochs(rows, start, sgd, h["l2"], accuracy)
-    note = "" if steps is not None else unknown or NEVER
+    note = "" if steps is not None else unknown or plan_text.NEVER
     return Training(sgd.lr, sgd.momentum, steps, note)
 
 
@@ -268,34 +220,3 @@ def dependent(rows: Triangle) -> tuple[list[int], list[int]]:
         return constant, []
     flat = np.linalg.svd(A)[2][-free:]
     return constant, varies[np.linalg.norm(flat, axis=0) > DEPENDENT].tolist()
-
-
-def _is_worth(new: Training, old: Training) -> bool:
-    """Return whether a training is so much shorter than another one that one should change."""
-    if new.epochs is None:
-        return False
-    return old.epochs is None or old.epochs > WORTH_IT * max(new.epochs, 1)
-
-
-def _gain(new: Training, old: float) -> str:
-    """Say how much shorter a training becomes."""
-    place = "no end" if math.isinf(old) else f"{old:,}"
-    return f"{new.epochs:,} epoch{'s' * (new.epochs != 1)} in the place of {place}"
-
-
-def _about(seconds: float | None) -> str:
-    """Say how long a training takes, to one digit."""
-    if seconds is None:
-        return ""
-    return "under 0.1 s of training" if seconds < 0.1 else f"some {seconds:.1g} s of training"
-
-
-def _momentum(momentum: float) -> str:
-    """Write a momentum; one near 1 by what it lacks."""
-    return f"{momentum:.6g}" if momentum < 0.9999 else f"1 − {1 - momentum:.3g}"
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    """List names; of many, the first ones."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -5,14 +5,15 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from trueline.closed_form import is_known, line_of
-from trueline.convergence import CONVERGED_WITHIN, modes
 from trueline.data import RegressionData
 from trueline.errors import RequestError
 from trueline.executions.method import operations
 from trueline.module import LinearRegression
-from trueline.plan import NEVER, Plan, Training, as_asked, make_plan
-from trueline.rates import heavy_ball, settles
+from trueline.planning.closed_form import is_known, line_of
+from trueline.planning.convergence import CONVERGED_WITHIN, modes
+from trueline.planning.plan import Plan, Training, as_asked, make_plan
+from trueline.planning.plan_text import NEVER
+from trueline.planning.rates import heavy_ball, settles
 from trueline.reference.triangle import Triangle
 
 FINE = 1e-12

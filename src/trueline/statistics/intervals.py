@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trueline.independent import independent, solve_triangular
 from trueline.reference.triangle import Array, Triangle
-from trueline.summary import check_level
+from trueline.statistics.independent import independent, solve_triangular
+from trueline.statistics.summary import check_level
 
 ROWS_AT_ONCE = 2**12
 """Rows that are worked out at a time; they stay in the processor's caches."""

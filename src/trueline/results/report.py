@@ -10,20 +10,20 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
-from trueline.closed_form import closed_form, line_of
-from trueline.convergence import CONVERGED_WITHIN
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
 from trueline.divergence import stable_limit
 from trueline.hooks import FewHooks
-from trueline.json_files import write_json
-from trueline.printing import to_whoever_reads
+from trueline.planning.closed_form import closed_form, line_of
+from trueline.planning.convergence import CONVERGED_WITHIN
+from trueline.planning.shortfall import remedy
 from trueline.reference.triangle import Line
-from trueline.result_table import print_table
-from trueline.shortfall import remedy
-from trueline.summary import summarise
+from trueline.results.json_files import write_json
+from trueline.results.result_table import print_table
+from trueline.results.versions import versions
+from trueline.statistics.summary import summarise
 from trueline.tensorboard import ending, texts
-from trueline.versions import versions
+from trueline.terminal.printing import to_whoever_reads
 
 
 class Report(FewHooks):

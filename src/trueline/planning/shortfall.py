@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from trueline.convergence import epochs, modes, unit_of_distance
-from trueline.forecast import MOST_EPOCHS
-from trueline.rates import settles
+from trueline.planning.convergence import epochs, modes, unit_of_distance
+from trueline.planning.forecast import MOST_EPOCHS
+from trueline.planning.rates import settles
 from trueline.reference import SGD
 from trueline.reference.triangle import Line, Triangle
 

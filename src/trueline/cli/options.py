@@ -20,13 +20,13 @@ from lightning.pytorch.cli import (
 
 from trueline.checkpoints import loading, reading
 from trueline.checkpoints.kept_options import keep, recall
+from trueline.cli.option_errors import check_counts, one_line, read_configs, with_remedy
 from trueline.data.learned import SAVED_AS
 from trueline.errors import RequestError
 from trueline.hooks import FewHooks
 from trueline.module import LinearRegression
-from trueline.option_errors import check_counts, one_line, read_configs, with_remedy
-from trueline.predictions import PredictionWriter
-from trueline.run_folder import RUNS
+from trueline.results.predictions import PredictionWriter
+from trueline.results.run_folder import RUNS
 
 TRAINER_DEFAULTS = {
     # What the article's 15 points need at its learning rate, until the ninth digit stands still.

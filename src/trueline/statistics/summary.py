@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trueline import summary_text
-from trueline.independent import Independent, independent
-from trueline.json_files import jsonable
 from trueline.reference.triangle import Triangle
+from trueline.results.json_files import jsonable
+from trueline.statistics import summary_text
+from trueline.statistics.independent import Independent, independent
 
 NAMES_IN_NOTES = 6
 """A note names so many columns; `aliased` has all."""

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from trueline.whole_files import write_whole
+from trueline.results.whole_files import write_whole
 
 
 def jsonable(value: Any) -> Any:

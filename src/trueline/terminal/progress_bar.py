@@ -7,10 +7,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from trueline.closed_form import ClosedForm, closed_form, is_cheap, line_of
 from trueline.data import RegressionData
-from trueline.display import Display
 from trueline.hooks import FewHooks
+from trueline.planning.closed_form import ClosedForm, closed_form, is_cheap, line_of
+from trueline.terminal.display import Display
 
 SHORT_SECONDS = 0.5
 """An evaluation that takes no longer has no bar."""

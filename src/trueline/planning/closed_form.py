@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from lightning.pytorch import LightningModule
 
-from trueline.convergence import unit_of_distance
 from trueline.data import RegressionData
-from trueline.independent import independent
+from trueline.planning.convergence import unit_of_distance
 from trueline.reference.triangle import Array, Line, Triangle
+from trueline.statistics.independent import independent
 
 FEW_NUMBERS = 2**17
 """Of rows: they are factored in a millisecond, before the training instead of after it."""

@@ -1,0 +1,1 @@
+"""The command `trueline`: a short entry, and behind it Lightning's CLI with our commands."""
