@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+import forked
 from trueline.cli.entry import main
 
 # Lightning's own calls of what jsonargparse will rename; read by jsonargparse at each call.
@@ -107,6 +107,12 @@ def python(tmp_path: Path) -> Callable[..., Run]:
 
 
 @pytest.fixture
-def process(python: Callable[..., Run]) -> Callable[..., Run]:
-    """Return a caller of `python -m MODULE ...`."""
-    return partial(python, "-m")
+def process(tmp_path: Path) -> Callable[..., Run]:
+    """Return a caller of the command `trueline ...` as a process of its own."""
+
+    def call(command: str, *arguments: str) -> Run:
+        assert command == "trueline"
+        [done] = forked.run(forked.trueline, arguments, cwd=tmp_path)
+        return Run(done.returncode, done.stdout, done.stderr, tmp_path)
+
+    return call

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
+import forked
 from killed_runs import differences
 from trueline.data import DummyData, RegressionData
 from trueline.data.blocks import BatchLoader
@@ -222,44 +222,10 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def alive(session: int) -> list[str]:
-    """Return the processes of a session that have not ended, zombies aside."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, _, rest = path.read_text().partition(" ")
-        except OSError:
-            continue  # ended meanwhile
-        state, _, _, of = rest.rpartition(") ")[2].split()[:4]
-        if int(of) == session and state != "Z":
-            found.append(pid)
-    return found
-
-
 def trueline(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command; all its processes must end in time, whatever happens to one of them."""
-    run = subprocess.Popen(
-        [sys.executable, "-m", "trueline", *arguments],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        try:
-            stdout, stderr = run.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(run.pid, signal.SIGKILL)
-            pytest.fail(f"still running after {SECONDS} s; said: {run.communicate()[1]!r}")
-        deadline = time.monotonic() + 10
-        while left := alive(run.pid):
-            assert time.monotonic() < deadline, f"still there: processes {left}\n{stderr}"
-            time.sleep(0.05)
-    finally:
-        if alive(run.pid):
-            os.killpg(run.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(arguments, run.returncode, stdout, stderr)
+    options = {"environments": [environment()], "seconds": SECONDS}
+    return forked.run(forked.trueline, arguments, cwd=Path.cwd(), **options)[0]
 
 
 class Killed(Callback):

@@ -208,13 +208,13 @@ def test_arrow_checker_finds_a_planted_import(
 
 @pytest.fixture
 def imports_of(
-    process: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+    python: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[str, set[str]]]:
     """Return a runner of `python -X importtime -m MODULE ...`: what it printed and loaded."""
 
     def run(module: str, *arguments: str) -> tuple[str, set[str]]:
         monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # what -X importtime sets
-        done = process(module, *arguments)
+        done = python("-m", module, *arguments)
         assert done.status == 0, done.stderr
         lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
         return done.stdout, {line.rpartition("|")[2].strip() for line in lines}

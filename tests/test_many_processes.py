@@ -1,13 +1,11 @@
 """Many processes train as one: the same steps, losses and files, whatever their number.
 
-Launched by torch this file is the training itself; `python -m pytest` compares with one process.
+Each of them calls `main` here; the tests compare what it leaves with a training in one process.
 """
 
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+import forked
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
 from trueline.module import LinearRegression
@@ -30,8 +29,6 @@ CHECKED_EPOCHS = 2
 LOSSES = ("train/loss", "val/loss")
 WITHIN = 1e-12
 """Relative distance that adding up the same rows in another order may make in float64."""
-SECONDS = 280
-"""What a launch may take before it counts as hung."""
 PLAIN = [{"batch_size": b, "shuffle": s} for b in (1, 4, 7, 15, None) for s in (False, True)]
 MOMENTUM = {"momentum": 0.9, "lr": 1e-4}
 FURTHER = [
@@ -135,8 +132,18 @@ def main(folder: Path, processes: int, checked: bool) -> None:
 # What the test process compares.
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+def as_torchrun_does(nodes: int, processes: int) -> list[dict[str, str]]:
+    """Return what torchrun tells each process, of a number of nodes with so many processes each."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    of_all = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
+    of_all |= {"WORLD_SIZE": str(nodes * processes), "LOCAL_WORLD_SIZE": str(processes)}
+    places = [divmod(rank, processes) for rank in range(nodes * processes)]
+    return [
+        of_all | {"RANK": str(rank), "GROUP_RANK": str(node), "LOCAL_RANK": str(local)}
+        for rank, (node, local) in enumerate(places)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -146,26 +153,11 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str
     @cache
     def launch(processes: int, checked: bool = False) -> dict[str, Any]:
         folder = tmp_path_factory.mktemp(f"processes-{processes}")
-        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                *launcher,
-                __file__,
-                str(folder),
-                str(processes),
-                *["checked"] * checked,
-            ],
-            cwd=folder,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-        errors = [each for each in done.stderr.splitlines() if "Error: " in each]
-        assert done.returncode == 0, "\n".join(errors) or done.stderr
+        arguments = [(folder, processes, checked)] * processes
+        environments = as_torchrun_does(nodes=1, processes=processes)
+        for done in forked.run(main, *arguments, cwd=folder, environments=environments):
+            errors = [each for each in done.stderr.splitlines() if "Error: " in each]
+            assert done.returncode == 0, "\n".join(errors) or done.stderr
         return json.loads((folder / "found.json").read_text())
 
     return launch
@@ -223,13 +215,6 @@ def test_two_processes_go_on_to_the_bit_and_one_where_they_stood(
     assert distance(resume(Path(found["saved"])), found["never stopped"]) <= WITHIN
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 # The two options of this machine's CPU, which all commands below share.
 ON_CPU = ("--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
 
@@ -239,32 +224,13 @@ def test_two_nodes_in_one_folder(cli: Callable[..., Any], tmp_path: Path) -> Non
         *("--trainer.max_epochs", "30", "--data.batch_size", "4", "--data.shuffle", "true"),
         *("--crosscheck", "off"),
     )
-    where = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     folder = tmp_path / "nodes"
     folder.mkdir()
-    nodes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"),
-                *("--node-rank", str(rank), "--nproc-per-node", "2", *where),
-                *("-m", "trueline", "fit", *options, *ON_CPU),
-                *("--trainer.num_nodes", "2", "--trainer.devices", "2"),
-            ],
-            cwd=folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [node.communicate(timeout=SECONDS) for node in nodes]
-    finally:
-        for node in nodes:
-            node.kill()
-            node.wait()
-    assert [node.returncode for node in nodes] == [0, 0], said
+    arguments = ("fit", *options, *ON_CPU, "--trainer.num_nodes", "2", "--trainer.devices", "2")
+    environments = as_torchrun_does(nodes=2, processes=2)
+    done = forked.run(forked.trueline, *[arguments] * 4, cwd=folder, environments=environments)
+    said = [(each.stdout, each.stderr) for each in done]
+    assert [each.returncode for each in done] == [0] * 4, said
     assert sum("closed form" in out for out, _ in said) == 1, said
     assert sum(out.count("log directory") for out, _ in said) == 1, said
     [run] = (folder / "lightning_logs").iterdir()
@@ -290,7 +256,3 @@ def validation_loss(table: str) -> float:
     """Read the loss from what `trueline validate` prints."""
     [row] = [each for each in table.splitlines() if "val/loss" in each]
     return float("".join(c for c in row.replace("val/loss", "") if c in "0123456789.e+-"))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), checked="checked" in sys.argv[3:])
