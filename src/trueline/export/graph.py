@@ -80,7 +80,7 @@ def _onnx() -> Any:
     except ImportError as error:
         raise RequestError(
             "--format onnx: expected the package onnx, found none; install it with "
-            "pip install 'trueline[export]', or export json"
+            "pip install onnx, or export json"
         ) from error
     return onnx
 

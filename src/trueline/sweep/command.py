@@ -54,7 +54,7 @@ def sweep(arguments: list[str]) -> None:
     except ImportError as error:
         raise RequestError(
             f"sweep: expected the package {error.name}, which is not installed; "
-            "pip install 'trueline[sweep]'"
+            "pip install optuna filelock"
         ) from error
     asked, options = _parse(arguments)
     if asked.resume:
