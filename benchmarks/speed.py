@@ -82,6 +82,16 @@ QUICK = Size(200_000, 5_000, 100, 300, (10, 60), (20, 200), (100, 1_000), (2, 10
 
 
 ALONE = "Trueline, its steps alone"
+IN_SHORT = {
+    "loop by hand": ("NumPy loop", "PyTorch loop"),
+    "SGDRegressor": ("SGDRegressor",),
+    "Lightning, everything off": (
+        "stock Lightning, everything off",
+        "bare Lightning, its batch ready",
+    ),
+    "Lightning's defaults": ("stock Lightning, defaults", "Lightning's defaults, its batch ready"),
+}
+"""Columns of the table for the README, by the peers in them."""
 
 
 # Trueline
@@ -212,18 +222,18 @@ class Work:
 
 
 def in_short(todo: list[Work]) -> list[str]:
-    """Return the table for the README."""
-    lines = ["## In short", "", "| work | Trueline | beside others |", "|---|---|---|"]
+    """Return the table for the README: how many times as fast as whom."""
+    lines = ["## In short", "", f"| work | Trueline | {' | '.join(IN_SHORT)} |"]
+    lines.append("|---" + "|--:" * (1 + len(IN_SHORT)) + "|")
     for work in todo:
         ours = [seconds[0] for seconds in work.seconds]
-        beside = []
+        cells = dict.fromkeys(IN_SHORT, "")
         for peer in work.peers:
             slower = statistics.median(b / a for a, b in zip(ours, peer.seconds, strict=True))
-            if peer.share and peer.share > 1:
-                beside.append(f"{rounded(1 / slower)} x the time of {peer.name}")
-            elif peer.name != ALONE:
-                beside.append(f"{rounded(slower)} x as fast as {peer.name}")
-        lines.append(f"| {work.title} | {time_of(ours)} | {'; '.join(beside)} |")
+            for head, names in IN_SHORT.items():
+                if peer.name in names:
+                    cells[head] = f"{rounded(slower)} x"
+        lines.append(f"| {work.title} | {time_of(ours)} | {' | '.join(cells.values())} |")
     return lines
 
 

@@ -73,7 +73,7 @@ def check_request(trainer: Trainer, model: LinearRegression, data: Any) -> None:
             f"found n_features {data.n_features}, n_targets {data.n_targets} and {weighted}"
             "sample weights"
         )
-    elif data.batch_size not in (None, data.n_samples):
+    elif not data.full_batch:
         wrong.append(
             f"--data.batch_size: expected full batch, found {data.batch_size}; leave it out"
         )

@@ -100,7 +100,7 @@ def check_counts(options: Any) -> None:
     ]
     if (options.trainer.gradient_clip_val or 0) < 0:
         wrong.append(
-            "--trainer.gradient_clip_val: expected a number above 0; found "
+            "--trainer.gradient_clip_val: expected 0 or more; found "
             f"{options.trainer.gradient_clip_val}"
         )
     for name in ("limit_train_batches", "val_check_interval"):

@@ -161,12 +161,17 @@ class RegressionData(LightningDataModule):
         Raises:
             ValueError: When no number does, with what to change.
         """
-        if self.batch_size in (None, self.n_samples):
+        if self.full_batch:
             return tuned(self.trained_on, h)
         # In an order of the data's own, or with weights, the steepest rows may make up a batch.
         drawn = not self.weighted and not isinstance(self.order, InOrder)
         batch_size = (self.batch_size or 1) if drawn else 1
         return tuned(self.trained_on, h, batch_size, 1 + self.longest)
+
+    @property
+    def full_batch(self) -> bool:
+        """Whether each step takes in all rows."""
+        return self.batch_size in (None, self.n_samples)
 
     @property
     def weighted(self) -> bool:

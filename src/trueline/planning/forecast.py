@@ -151,5 +151,4 @@ def planned_epochs(data: Any, model: LinearRegression) -> int:
     asked = _as_asked(data, model, FINE)
     if asked.epochs is not None:
         return max(1, min(math.ceil(ROOM * asked.epochs) + 1, MOST_EPOCHS))
-    batched = data.batch_size not in (None, data.n_samples)
-    return BATCHED_EPOCHS if batched else MOST_EPOCHS
+    return MOST_EPOCHS if data.full_batch else BATCHED_EPOCHS

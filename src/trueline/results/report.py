@@ -205,8 +205,7 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     distance = best.distance(trained)
     converged = bool(np.all(distance <= CONVERGED_WITHIN))
     if not converged and np.isfinite(distance).all():
-        full_batch = data.batch_size in (None, data.n_samples)
-        fit["remedy"] = remedy(scaled, trained, h, CONVERGED_WITHIN, full_batch)
+        fit["remedy"] = remedy(scaled, trained, h, CONVERGED_WITHIN, data.full_batch)
     if best.unique:
         # Penalties are of the weights as they are trained.
         penalised = h.l2 or h.weight_decay
