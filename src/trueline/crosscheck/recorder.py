@@ -106,7 +106,7 @@ class Recorder:
         if trainer.world_size > 1:
             everyone = gather(trainer, (parts, gradient, self.last))
             parts = [part for theirs in everyone for part in theirs[0]]
-            failures += apart([theirs[1:] for theirs in everyone], number)
+            failures += differing([theirs[1:] for theirs in everyone], number)
         skipped = False
         if self._loss_scale is not None:
             skipped = not np.isfinite(gradient).all()
@@ -143,7 +143,7 @@ class Recorder:
         failures = []
         if self._trainer.world_size > 1:
             everyone = gather(self._trainer, (self.last,))
-            failures = apart(everyone, number)
+            failures = differing(everyone, number)
         return before, self.last, failures
 
     def moved(self) -> Failure | None:
@@ -172,7 +172,7 @@ class Recorder:
         self._state = ModuleState(self._module, self._trainer.optimizers[0])
         everyone = gather(self._trainer, (self._state.parameters(), failure))
         failures = [theirs for _, theirs in everyone if theirs is not None]
-        failures += apart([theirs[:1] for theirs in everyone], self._trainer.global_step + 1)
+        failures += differing([theirs[:1] for theirs in everyone], self._trainer.global_step + 1)
         moved = self.moved()
         return [*failures, moved] if moved else failures
 
@@ -194,7 +194,7 @@ class Recorder:
         self.last, self._buffers = state["parameters"], state["buffers"]
 
 
-def apart(everyone: list[tuple[Array, ...]], number: int) -> list[Failure]:
+def differing(everyone: list[tuple[Array, ...]], number: int) -> list[Failure]:
     """Return a failure for each process whose arrays are not those of process 0, to the bit."""
     wrong = "its gradients or parameters are not those of process 0"
     return [

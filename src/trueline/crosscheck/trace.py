@@ -154,7 +154,7 @@ def read(
     after: Array,
     meant: MeantLr,
     moments: Moments | None,
-    chosen: Numbers,
+    compared: Numbers,
 ) -> Iterator[Trace]:
     """Return the steps of an execution that are compared.
 
@@ -167,13 +167,13 @@ def read(
         after: The module's parameters now.
         meant: The learning rates that are meant.
         moments: Of all rows, where each step takes in many.
-        chosen: Which steps are compared, from 0.
+        compared: Which steps are compared, from 0.
     """
     rows = execution.pieces[0].span.rows
     begun = 0
     for piece in execution.pieces:
         span, start, n = piece.span, piece.first, piece.stop - piece.first
-        mine = chosen[(begun <= chosen) & (chosen < begun + n)]
+        mine = compared[(begun <= compared) & (compared < begun + n)]
         within = mine - begun + start
         groups = [(slice(None), _all_rows(rows, moments))] if rows.full_batch else None
         # What was served, and not what the span says that it has taken.

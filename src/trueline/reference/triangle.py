@@ -124,7 +124,7 @@ class Triangle:
         """
         A, y = self._penalised(l2, weight_decay)
         p = self.columns
-        length, rank = self._rank(A)
+        length, rank = self._lengths_and_rank(A)
         if rank < p:
             raise ValueError(
                 f"expected linearly independent columns in [X 1]; found rank {rank} for {p} "
@@ -158,7 +158,7 @@ class Triangle:
             np.concatenate([self.R[:, p:], -penalised @ center]),
         )
 
-    def _rank(self, A: Array) -> tuple[Array, int]:
+    def _lengths_and_rank(self, A: Array) -> tuple[Array, int]:
         """Return the lengths of the columns of `_penalised` rows, and their rank."""
         p = self.columns
         # With columns of length 1, neither units nor sizes decide what counts as dependent.
@@ -199,7 +199,7 @@ class Triangle:
 
 @lru_cache(maxsize=KEPT)
 def _rank(rows: Triangle, l2: float, weight_decay: float) -> int:
-    return rows._rank(rows._penalised(l2, weight_decay)[0])[1]
+    return rows._lengths_and_rank(rows._penalised(l2, weight_decay)[0])[1]
 
 
 @lru_cache(maxsize=KEPT)
