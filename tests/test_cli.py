@@ -375,6 +375,27 @@ def test_curve_of_the_validation_ends_where_the_training_does(cli: Cli, tmp_path
     assert [p.step for p in events.Scalars("val/loss")] == [10, 20, 30, 40]
 
 
+@pytest.mark.parametrize("steps_per_execution", ["1", "auto"])
+def test_held_out_loss_is_that_of_the_last_step(
+    cli: Cli, tmp_path: Path, steps_per_execution: str
+) -> None:
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{x},{x * x % 7}\n" for x in range(30)))
+    data = ("--data=TableData", "--data.path=t.csv", "--data.target=y", "--data.val_fraction=0.3")
+    fit = (
+        "fit",
+        *data,
+        "--data.batch_size=4",
+        f"--model.steps_per_execution={steps_per_execution}",
+    )
+    run = cli(*fit, "--trainer.max_epochs=-1", "--trainer.max_steps=8")  # inside the second epoch
+    assert run.status == 0, run.stderr
+    found = run.result()["val_loss"]
+    again = cli("validate", *data)
+    assert found == pytest.approx(float(re.findall(r"[\d.]+", again.stdout)[-1]), rel=1e-12)
+    run = cli(*fit, "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2")
+    assert run.result("version_2")["val_loss"] is None  # the last one is of an earlier line
+
+
 def test_line_of_other_data_is_not_held_against_the_default(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{x},{x * x}\n" for x in range(9)))
     table = ("--data=TableData", "--data.path=t.csv", "--data.target=y", "--data.test_fraction=0.3")

@@ -40,6 +40,7 @@ class Report(FewHooks):
         self._earlier = self._validating = self._validation_start = 0.0
         self._log_dir: str | None = None
         self._epochs = 0
+        self._validated_at: int | None = None  # steps by then
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, or go on with that of the training before a checkpoint."""
@@ -78,6 +79,7 @@ class Report(FewHooks):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock again."""
         if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._validated_at = trainer.global_step
             self._validating += time.perf_counter() - self._validation_start
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,7 +108,7 @@ class Report(FewHooks):
         if self._start is None:
             return  # it failed before training, so there is no result
         self.result = result_of(trainer, pl_module) | {
-            "val_loss": _val_loss(trainer),
+            "val_loss": _val_loss(trainer) if self._validated_at == trainer.global_step else None,
             "epochs": self._epochs,
             "seconds": self._seconds(self._start),
             "log_dir": os.path.normpath(self._log_dir) if self._log_dir else None,
@@ -132,7 +134,7 @@ class Report(FewHooks):
 
 
 def _val_loss(trainer: Trainer) -> float | None:
-    """Return the latest loss over the rows that are held out; None where there are none."""
+    """Return the latest loss over the rows held out for validation; None where there are none."""
     data = getattr(trainer, "datamodule", None)
     loss = trainer.callback_metrics.get("val/loss")
     if loss is None or "val" not in getattr(data, "held_out", ()):

@@ -46,8 +46,8 @@ class Scalars(FewHooks):
     Args:
         draw_after: Seconds of training after which figures are drawn for the first time, and then
             each time that it has taken twice as long; never unless given.
-        validates_last: Whether the last epoch is to be validated though its number is none of those
-            that are, so that `val/loss` ends where the training does.
+        validates_last: Whether validation follows the last step too where none is due, so that
+            `val/loss` ends where the training does.
 
     Attributes:
         closed_form: In the units of the training; None where there is none, or as long as it would
@@ -216,8 +216,10 @@ class Scalars(FewHooks):
             self._log_constants(trainer, logger)
         if time.monotonic() >= self._draw_at:
             self._draw(trainer, pl_module)
-        if self._validates_last and trainer.is_last_batch and _ends(trainer):
+        if self._validates_last and _ends(trainer):
             trainer.check_val_every_n_epoch = 1
+            if not trainer.is_last_batch:
+                trainer.val_check_batch = trainer.fit_loop.batch_idx + 1
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the figures of the training so far, and say when to draw them next."""
@@ -272,8 +274,8 @@ class Scalars(FewHooks):
 
 def _ends(trainer: Trainer) -> bool:
     """Return whether a training has taken its last step."""
-    at_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
-    return at_last_epoch or trainer.global_step == trainer.max_steps
+    of_epochs = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+    return of_epochs or trainer.global_step == trainer.max_steps
 
 
 def _is_checked(trainer: Trainer) -> bool:
