@@ -59,10 +59,11 @@ def run(
                 process.start()
             for process in begun:
                 process.join(max(end - time.monotonic(), 0))
+            late = [process.pid for process in begun if process.exitcode is None]
+            assert not late, f"still running after {seconds} s: {late}\n{_errors(said)}"
             end = time.monotonic() + ENDS_WITHIN
             while left := [pid for process in begun for pid in _alive(process.pid)]:
-                errors = "\n".join(stderr.read_text() for _, stderr in said if stderr.exists())
-                assert time.monotonic() < end, f"still there: processes {left}\n{errors}"
+                assert time.monotonic() < end, f"still there: processes {left}\n{_errors(said)}"
                 time.sleep(0.05)
         finally:
             for process in begun:
@@ -92,6 +93,10 @@ def _be(
 
     torch.set_num_threads(1)
     target(*arguments)
+
+
+def _errors(said: Sequence[Sequence[Path]]) -> str:
+    return "\n".join(stderr.read_text() for _, stderr in said if stderr.exists())
 
 
 def _alive(session: int | None) -> list[str]:

@@ -6,6 +6,7 @@ Each of them calls `main` here; the tests compare what it leaves with a training
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -144,6 +145,18 @@ def as_torchrun_does(nodes: int, processes: int) -> list[dict[str, str]]:
         of_all | {"RANK": str(rank), "GROUP_RANK": str(node), "LOCAL_RANK": str(local)}
         for rank, (node, local) in enumerate(places)
     ]
+
+
+def test_processes_are_told_what_torchrun_tells_them(python: Callable[..., Any]) -> None:
+    expected = as_torchrun_does(nodes=1, processes=2)
+    names = sorted(expected[0].keys() - {"MASTER_PORT"})
+    code = f"import os; os.write(1, repr([os.environ[n] for n in {names}]).encode() + b'\\n')"
+    where = ("--master-addr", "127.0.0.1", "--master-port", expected[0]["MASTER_PORT"])
+    launch = ("-m", "torch.distributed.run", "--nproc-per-node", "2", *where, "--no-python")
+    run = python(*launch, sys.executable, "-c", code)
+    assert run.status == 0, run.stderr
+    told = [repr([each[name] for name in names]) for each in expected]
+    assert sorted(run.stdout.splitlines()) == sorted(told)
 
 
 @pytest.fixture(scope="module")
