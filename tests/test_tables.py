@@ -151,10 +151,7 @@ def test_any_text_in_quotes_is_kept_and_moves_no_number(
         for batch in table.batches(table.names, text=["a", '"b",\r\n'])
         for first, number, last in zip(*(c.to_pylist() for c in batch.record.columns), strict=True)
     ]
-    none = csv_module.MISSING
-    assert found == [
-        (a if a not in none else None, y, b if b not in none else None) for a, y, b in cells
-    ]
+    assert found == cells
 
 
 @ANY_FOLDER
@@ -178,7 +175,8 @@ def test_no_text_is_read_otherwise_than_the_strict_reading_of_it(
         return
     with path.open(newline="") as file:
         expected = [row for row in csv.reader(file, strict=True) if row][1:]
-    assert found == [tuple(cell or None for cell in row) for row in expected]
+    # An empty text in quotes is a text, which Python's reader does not tell from none.
+    assert [[cell or "" for cell in row] for row in found] == expected
 
 
 @ANY_FOLDER

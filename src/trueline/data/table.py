@@ -30,7 +30,8 @@ class TableData(GatheredData):
         path: A file .csv, .csv.gz, .tsv, .parquet, .feather, .arrow or .npy; or a folder of Parquet
             files.
         target: The column to predict; or several, separated by commas.
-        features: The columns to predict it from; all others unless given.
+        features: The columns to predict it from; all others unless given, but for the index of a
+            pandas frame.
         weight: A column that says how much each row counts, > 0.
         categorical: Features of which each value but the first, sorted, gets a column of zeros and
             ones.
@@ -92,6 +93,11 @@ class TableData(GatheredData):
         elif targets := _listed(target):
             given = None if features is None else _listed(features)
             columns = choose(self.table, targets, given, weight, _listed(categorical))
+            if given is None and (index := {*self.table.index} - {*columns.used()}):
+                rank_zero_only(print)(
+                    f"{path}: {', '.join(map(repr, sorted(index)))} is the index of a pandas frame "
+                    "and no feature; name the features to have it among them"
+                )
         else:
             raise RequestError(
                 f"--data.target: expected the column to predict, found none; give one of "

@@ -68,7 +68,8 @@ def table_sample(trained: Trained, path: str) -> Sample:
     X, chosen = np.concatenate(parts).astype(np.float64), np.concatenate(numbers)
     found: dict[str, Any] = {name: [] for name in columns.categorical}
     before = 0
-    for batch in table.batches(columns.categorical, text=columns.categorical) if found else ():
+    names = columns.categorical
+    for batch in table.batches(names, categorical=names) if names else ():
         of_batch = (chosen > before) & (chosen <= before + len(batch.record))
         for name in found:
             texts = as_texts(batch.record.column(name)).take(chosen[of_batch] - before - 1)

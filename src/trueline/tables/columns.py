@@ -1,5 +1,6 @@
 """What the columns of a table are for: targets, a weight, and features as numbers or categories."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -123,7 +124,7 @@ def choose(
     Args:
         table: That the model learns from.
         target: One name or several.
-        features: Names; all but targets and weight if None.
+        features: Names; all but targets, weight and the index of a pandas frame if None.
         weight: Name of the column of how much each row counts.
         categorical: Which features are categories: texts, booleans or integers.
 
@@ -132,7 +133,7 @@ def choose(
             numbers, or a category has more than 1,000 levels; naming all of these.
     """
     targets = (target,) if isinstance(target, str) else tuple(target)
-    taken = {*targets, weight}
+    taken = {*targets, weight, *table.index}
     if features is None:
         chosen = tuple(name for name in table.names if name not in taken)
     else:
@@ -152,8 +153,7 @@ def choose(
         raise RequestError("; ".join(wrong))
     levels = _levels(table, categorical)
     columns = Columns(targets, tuple(Feature(name, levels.get(name)) for name in chosen), weight)
-    names = columns.feature_names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := _twice(columns.feature_names):
         raise RequestError(
             f"{table.path}: expected features of different names, found {twice[0]!r} as a column "
             "and as a level; rename the column"
@@ -185,21 +185,32 @@ def _contradictions(
     """Say what cannot be, whatever the table has: columns named twice, or for two ends."""
     wrong = []
     for kind, names in (("target", targets), ("features", features), ("categorical", categorical)):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        wrong += [f"{kind}: expected {name!r} once, found it twice; name it once" for name in twice]
+        wrong += [
+            f"{kind}: expected {name!r} once, found it twice; name it once"
+            for name in _twice(names)
+        ]
         if not names and kind != "categorical":
             wrong.append(f"{kind}: expected at least one column, found none; name one")
+    aims = {*targets}
     for name in dict.fromkeys(features):
-        if name in targets:
+        if name in aims:
             wrong.append(f"features: expected no target, found {name!r}; leave it out of one")
         if name == weight:
             wrong.append(f"features: expected no weight, found {name!r}; leave it out of one")
     if weight in targets:
         wrong.append(f"weight: expected no target, found {weight!r}; name another column")
-    for name in categorical:
-        if name not in features:
-            wrong.append(f"categorical: expected features, found {name!r}; add it to them")
+    known = {*features}
+    wrong += [
+        f"categorical: expected features, found {name!r}; add it to them"
+        for name in categorical
+        if name not in known
+    ]
     return wrong
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    """Return the names that are there more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def wrong_types(table: Table, used: Sequence[str], categorical: Sequence[str]) -> list[str]:
@@ -213,6 +224,7 @@ def wrong_types(table: Table, used: Sequence[str], categorical: Sequence[str]) -
     if table.schema is None:
         return []
     wrong = []
+    categories = {*categorical}
     for name in used:
         type_ = table.schema.field(name).type
         inner = type_.value_type if types.is_dictionary(type_) else type_
@@ -225,7 +237,7 @@ def wrong_types(table: Table, used: Sequence[str], categorical: Sequence[str]) -
         )
         text = types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)
         where = f"{place(table.path, name)}: expected"
-        if name in categorical:
+        if name in categories:
             if not (text or types.is_integer(inner) or types.is_boolean(inner)):
                 remedy = "convert it, or leave it out of categorical"
                 wrong.append(f"{where} texts, integers or booleans, found {type_}; {remedy}")
@@ -238,7 +250,7 @@ def wrong_types(table: Table, used: Sequence[str], categorical: Sequence[str]) -
 def _levels(table: Table, categorical: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Find the levels of all categories in one pass."""
     found: dict[str, set[str]] = {name: set() for name in categorical}
-    for batch in table.batches(categorical, text=categorical) if categorical else ():
+    for batch in table.batches(categorical, categorical=categorical) if categorical else ():
         for name in categorical:
             values = pc.unique(as_texts(batch.record.column(name)))
             found[name].update(values.drop_null().to_pylist())

@@ -6,10 +6,10 @@ checked before it sees a piece, and numbers that it may have rounded after it. W
 second, slower reading of the same piece finds the row.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,27 @@ from trueline.tables.table import Batch, Table, on_one_line, place, shown
 from trueline.tables.values import EXACT
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
-"""Texts that stand for no value, in quotes or not; nothing else does."""
+"""Texts that stand for no value in a column of numbers or categories."""
+
+
+class Kind(NamedTuple):
+    """How a column is read.
+
+    Args:
+        type: Type of its values.
+        nulls: Texts that stand for no value.
+        quoted: Whether they do so in quotes too. The empty text of a category always does.
+    """
+
+    type: pa.DataType
+    nulls: tuple[str, ...]
+    quoted: bool
+
+
+NUMBER = Kind(pa.float64(), MISSING, True)
+CATEGORY = Kind(pa.string(), MISSING, False)
+TEXT = Kind(pa.string(), ("",), False)
+BYTES = Kind(pa.binary(), MISSING, True)
 
 BLOCK = 2**20
 """Bytes that one thread parses at a time; pyarrow's default."""
@@ -35,9 +55,10 @@ PLAIN = "write a plain number such as -1234.5, name the column as categorical, o
 class CsvTable(Table):
     """A CSV file: a header, then rows; UTF-8, with or without a byte order mark, gzipped or not.
 
-    Missing is what is empty or one of NA, N/A, NaN, nan, NULL, null. A number may be padded with
-    spaces and may begin with a plus; `1_000`, `1,000`, `1.2%`, `0x1F` and `True` are none. Empty
-    lines are left out; in a table of one column they are rows without a value.
+    Missing is what is empty or one of NA, N/A, NaN, nan, NULL, null. In a category `"NA"` in quotes
+    is a text; so is NA in a column that is copied. A number may be padded with spaces and may begin
+    with a plus; `1_000`, `1,000`, `1.2%`, `0x1F` and `True` are none. Empty lines are left out; in
+    a table of one column they are rows without a value.
 
     Args:
         path: Of the file.
@@ -59,9 +80,13 @@ class CsvTable(Table):
         self.delimiter = delimiter
         super().__init__(path, names)
 
-    def _batches(self, columns: tuple[str, ...], text: frozenset[str]) -> Iterator[Batch]:
-        types = {
-            str(self.names.index(name)): pa.string() if name in text else pa.float64()
+    def _batches(
+        self, columns: tuple[str, ...], text: frozenset[str], categorical: frozenset[str]
+    ) -> Iterator[Batch]:
+        kinds = {
+            str(self.positions[name]): (
+                TEXT if name in text else CATEGORY if name in categorical else NUMBER
+            )
             for name in columns
         }
         rows = 0
@@ -76,34 +101,68 @@ class CsvTable(Table):
                     len(self.names) > 1 and piece.isspace() and not piece.strip(b"\r\n")
                 ):
                     continue
-                for record in self._columns(piece, types, rows).to_batches():
+                for record in self._columns(piece, kinds, rows).to_batches():
                     named = pa.RecordBatch.from_arrays(record.columns, names=list(columns))
                     yield Batch(named, self.path, rows + 1)
                     rows += len(record)
         except BrokenError as error:
             raise RequestError(f"{place(self.path, row=rows + 1)}: {error}") from error
 
-    def _columns(self, piece: bytes, types: Mapping[str, pa.DataType], rows: int) -> pa.Table:
+    def _columns(self, piece: bytes, kinds: Mapping[str, Kind], rows: int) -> pa.Table:
         """Turn a piece into columns, or say what is wrong in it; `rows` come before it."""
         try:
-            table = self._parse(piece, types)
+            table = self._parse(piece, kinds)
         except pa.ArrowInvalid:
-            table = self._parse_slowly(piece, types, rows)
-        for position, type_ in types.items():
-            column = table[position]
-            if type_ == pa.float64() and not _surely_exact(column):
-                texts = self._parse(piece, {position: pa.binary()}, [])[position]
-                self._check_rounding(position, column, texts, rows)
+            table = self._parse_slowly(piece, kinds, rows)
+        doubted = [
+            position
+            for position, kind in kinds.items()
+            if kind is NUMBER and not _surely_exact(table[position])
+        ]
+        if doubted:
+            texts = self._parse(piece, dict.fromkeys(doubted, BYTES), [])
+            for position in doubted:
+                self._check_rounding(position, table[position], texts[position], rows)
         return table
 
     def _parse(
-        self, piece: bytes, types: Mapping[str, pa.DataType], ragged: list[Any] | None = None
+        self, piece: bytes, kinds: Mapping[str, Kind], ragged: list[Any] | None = None
     ) -> pa.Table:
-        """Let pyarrow parse a piece.
+        """Parse a piece once for each rule about what is missing.
 
         Args:
             piece: Whole rows.
-            types: By the position of the column.
+            kinds: How each column is read, by its position.
+            ragged: Gets the rows with too many or too few fields, as `_parse_alike` has it.
+        """
+        quotes = b'"' in piece
+        rules = {p: (kind.nulls, kind.quoted or not quotes) for p, kind in kinds.items()}
+        read: dict[str, pa.ChunkedArray] = {}
+        for nulls, quoted in dict.fromkeys(rules.values()):
+            types = {p: kinds[p].type for p, rule in rules.items() if rule == (nulls, quoted)}
+            table = self._parse_alike(piece, types, nulls, quoted, ragged)
+            read |= dict(zip(types, table.columns, strict=True))
+        for position, kind in kinds.items():
+            if kind is CATEGORY and quotes:
+                texts = read[position]
+                read[position] = pc.if_else(pc.equal(texts, ""), None, texts)
+        return pa.table({position: read[position] for position in kinds})
+
+    def _parse_alike(
+        self,
+        piece: bytes,
+        types: Mapping[str, pa.DataType],
+        nulls: Sequence[str],
+        quoted: bool,
+        ragged: list[Any] | None,
+    ) -> pa.Table:
+        """Let pyarrow parse columns of a piece.
+
+        Args:
+            piece: Whole rows.
+            types: Type of each column, by its position.
+            nulls: Texts that stand for no value.
+            quoted: Whether they do so in quotes too.
             ragged: Gets the rows with too many or too few fields, which are then left out; for the
                 sake of their numbers a single thread does it all. Without, they are an error.
         """
@@ -130,15 +189,16 @@ class CsvTable(Table):
             csv.ConvertOptions(
                 column_types=dict(types),
                 include_columns=list(types),
-                null_values=MISSING,
+                null_values=nulls,
                 strings_can_be_null=True,
+                quoted_strings_can_be_null=quoted,
             ),
         )
 
-    def _parse_slowly(self, piece: bytes, types: Mapping[str, pa.DataType], rows: int) -> pa.Table:
+    def _parse_slowly(self, piece: bytes, kinds: Mapping[str, Kind], rows: int) -> pa.Table:
         """Find what made pyarrow refuse a piece; where only a row was long, parse it in one go."""
         ragged: list[Any] = []
-        texts = self._parse(piece, dict.fromkeys(types, pa.binary()), ragged)
+        texts = self._parse(piece, dict.fromkeys(kinds, BYTES), ragged)
         if ragged:
             row = ragged[0]
             raise RequestError(
@@ -148,12 +208,12 @@ class CsvTable(Table):
             )
         wrong = [
             (index, position)
-            for position, type_ in types.items()
-            if (index := _first_wrong(texts[position].combine_chunks(), type_)) is not None
+            for position, kind in kinds.items()
+            if (index := _first_wrong(texts[position].combine_chunks(), kind.type)) is not None
         ]
         if not wrong:
             try:
-                return self._parse(piece, types, ragged)
+                return self._parse(piece, kinds, ragged)
             except pa.ArrowInvalid as error:
                 where = f"{self.path}, after row {rows:,}"
                 reason = on_one_line(error)
@@ -162,7 +222,7 @@ class CsvTable(Table):
                 ) from error
         index, position = min(wrong)
         found = texts[position][index].as_py()
-        if types[position] == pa.string():
+        if kinds[position] is not NUMBER:
             raise self._refused(position, rows + index, "UTF-8", found, "save the file as UTF-8")
         raise self._refused(position, rows + index, "a number", found, PLAIN)
 

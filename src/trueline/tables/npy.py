@@ -47,7 +47,9 @@ class NpyTable(Table):
         self._array = array
         self.schema = pa.schema([(name, self._column(name, 0, 0).type) for name in names])
 
-    def _batches(self, columns: tuple[str, ...], text: frozenset[str]) -> Iterator[Batch]:
+    def _batches(
+        self, columns: tuple[str, ...], text: frozenset[str], categorical: frozenset[str]
+    ) -> Iterator[Batch]:
         for first in range(0, len(self._array), ROWS):
             arrays = [self._column(name, first, first + ROWS) for name in columns]
             yield Batch(
@@ -56,7 +58,7 @@ class NpyTable(Table):
 
     def _column(self, name: str, first: int, stop: int) -> pa.Array:
         rows = self._array[first:stop]
-        column = rows[name] if self._array.dtype.names else rows[:, self.names.index(name)]
+        column = rows[name] if self._array.dtype.names else rows[:, self.positions[name]]
         native = column.astype(column.dtype.newbyteorder("="), copy=False)
         try:
             return pa.array(native)

@@ -126,7 +126,7 @@ def _values(
     if wrong := wrong_types(table, used, columns.categorical):
         raise RequestError("; ".join(wrong))
     levels = {f.name: pa.array(f.levels, pa.string()) for f in columns.features if f.levels}
-    for batch in table.batches(used, text=columns.categorical):
+    for batch in table.batches(used, categorical=columns.categorical):
         values = []
         for name, column in zip(used, batch.record.columns, strict=True):
             try:

@@ -2,6 +2,7 @@
 
 import difflib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,8 @@ class Table(ABC):
         names: Of the columns, in their order; not all need differ.
         n_rows: Rows in it; None where only reading tells, as with CSV.
         schema: Types of the columns; None for CSV, whose texts become what is asked for.
+        index: Names of the columns that are the index of a pandas frame. They can be asked for, but
+            are no features otherwise.
     """
 
     def __init__(
@@ -44,44 +47,54 @@ class Table(ABC):
         names: Sequence[str],
         n_rows: int | None = None,
         schema: pa.Schema | None = None,
+        index: Sequence[str] = (),
     ) -> None:
         self.path = path
         self.names = tuple(names)
         self.n_rows = n_rows
         self.schema = schema
+        self.index = tuple(index)
+        self.positions = {name: i for i, name in enumerate(self.names)}
 
-    def batches(self, columns: Sequence[str], text: Sequence[str] = ()) -> Iterator[Batch]:
+    def batches(
+        self, columns: Sequence[str], text: Sequence[str] = (), categorical: Sequence[str] = ()
+    ) -> Iterator[Batch]:
         """Read some columns, in the order of files and rows, with bounded memory.
 
         Args:
             columns: Names, none twice.
-            text: Which of them to leave as texts where a file holds nothing but texts, as CSV does;
-                the others become float64.
+            text: Columns of a CSV file to leave as they are written; the others become float64.
+            categorical: Columns of a CSV file to read as texts or as missing.
 
         Raises:
             RequestError: When a column is not there, or a file cannot be read to its end.
         """
         if wrong := self.problems(columns):
             raise RequestError("; ".join(wrong))
-        return self._batches(tuple(columns), frozenset(text))
+        return self._batches(tuple(columns), frozenset(text), frozenset(categorical))
 
     @abstractmethod
-    def _batches(self, columns: tuple[str, ...], text: frozenset[str]) -> Iterator[Batch]:
+    def _batches(
+        self, columns: tuple[str, ...], text: frozenset[str], categorical: frozenset[str]
+    ) -> Iterator[Batch]:
         """Read columns that are there, once each."""
 
     def problems(self, columns: Sequence[str]) -> list[str]:
         """Say which columns are not in the table, or in it twice; none if all is well."""
-        wrong = []
-        for name in dict.fromkeys(columns):
-            found = self.names.count(name)
-            if found == 0:
+        wrong: list[str] = []
+        there = Counter(self.names)
+        for name, asked in Counter(columns).items():
+            if len(wrong) == SHOWN:
+                wrong.append("and more")
+                break
+            if (found := there[name]) == 0:
                 wrong.append(f"{self.path}: expected a column {name!r}, found {self._near(name)}")
             elif found > 1:
                 wrong.append(
                     f"{self.path}: expected one column {name!r}, found {found} of that name; "
                     "rename all but one"
                 )
-            if columns.count(name) > 1:
+            if asked > 1:
                 wrong.append(f"column {name!r}: expected once, found named twice; name it once")
         return wrong
 

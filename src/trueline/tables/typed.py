@@ -1,6 +1,7 @@
 """Files that know the types of their columns: Parquet, one or a folder of them, and Arrow IPC."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from trueline.tables.table import Batch, Table, on_one_line
 
 ROWS = 2**16
 """Rows of a batch, where the file leaves that open."""
+
+UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
+"""Names that pandas gives to index columns without one; they outlast the metadata in some tools."""
 
 BUFFER = 2**20
 """Bytes read ahead in each column of a Parquet file: a row group may be as long as the file."""
@@ -29,6 +33,7 @@ class ParquetTable(Table):
     def __init__(self, path: Path, files: list[Path]) -> None:
         self.files = files
         schema: Any = None
+        index: dict[str, None] = {}
         rows = 0
         for file in files:
             with _open_parquet(file) as opened:
@@ -37,9 +42,12 @@ class ParquetTable(Table):
             schema = found if schema is None else schema
             if not found.equals(schema):
                 raise RequestError(f"{file}: {_difference(schema, found, files[0])}")
-        super().__init__(path, schema.names, rows, schema)
+            index |= dict.fromkeys(_pandas_index(file, found))
+        super().__init__(path, schema.names, rows, schema, tuple(index))
 
-    def _batches(self, columns: tuple[str, ...], text: frozenset[str]) -> Iterator[Batch]:
+    def _batches(
+        self, columns: tuple[str, ...], text: frozenset[str], categorical: frozenset[str]
+    ) -> Iterator[Batch]:
         for file in self.files:
             with _open_parquet(file) as opened:
                 # Dots lead into nested columns, so more may come than was asked for.
@@ -58,10 +66,14 @@ class ArrowTable(Table):
     def __init__(self, path: Path) -> None:
         with _told(path, "Arrow"), pa.OSFile(str(path)) as file:
             reader = pa.ipc.open_file(file)
-            super().__init__(path, reader.schema.names, reader.count_rows(), reader.schema)
+            schema = reader.schema
+            index = _pandas_index(path, schema)
+            super().__init__(path, schema.names, reader.count_rows(), schema, index)
 
-    def _batches(self, columns: tuple[str, ...], text: frozenset[str]) -> Iterator[Batch]:
-        wanted = sorted(self.names.index(name) for name in columns)
+    def _batches(
+        self, columns: tuple[str, ...], text: frozenset[str], categorical: frozenset[str]
+    ) -> Iterator[Batch]:
+        wanted = sorted(self.positions[name] for name in columns)
         options = pa.ipc.IpcReadOptions(included_fields=wanted)
         with _told(self.path, "Arrow"):
             file = pa.OSFile(str(self.path))
@@ -70,6 +82,27 @@ class ArrowTable(Table):
             n_rows = reader.count_rows()
             records = (reader.get_batch(number) for number in range(reader.num_record_batches))
             yield from _numbered(self.path, "Arrow", records, columns, n_rows)
+
+
+def _pandas_index(file: Path, schema: pa.Schema) -> list[str]:
+    """Return the columns that are the index of the pandas frame that the file was written from.
+
+    Raises:
+        RequestError: When the file's description of the frame cannot be read.
+
+    References:
+        pandas, "Developer: storing pandas DataFrame objects in Apache Parquet format". An index
+        without a column, a range, is a dictionary there and not a name.
+    """
+    try:
+        described = (schema.pandas_metadata or {}).get("index_columns", [])
+        named = {name for name in described if isinstance(name, str)}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise RequestError(
+            f"{file}: expected pandas metadata in JSON, found: {on_one_line(error)}; write the "
+            "file again"
+        ) from error
+    return [name for name in schema.names if name in named or UNNAMED_INDEX.fullmatch(name)]
 
 
 def _numbered(
