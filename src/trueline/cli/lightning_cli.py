@@ -71,19 +71,19 @@ class TruelineCLI(OptionsCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our callbacks beside those that the user asked for."""
         self.settle()
-        self.validates_last = choose_intervals(self.options.trainer, self.datamodule)
         options = self.options.trainer
+        init = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        given = init.trainer.callbacks or []
+        given = given if isinstance(given, list) else [given]
+        schedule = self.model.hparams["schedule"]
+        self.validates_last = choose_intervals(options, self.datamodule, given, schedule)
         if options.logger in (None, True):
             kwargs["logger"] = self.default_logger()
         elif options.logger is False:
             # Without a log directory there is no place of this run's own for its files.
             self.save_config_callback = None
             kwargs["enable_checkpointing"] = options.enable_checkpointing or False
-        init = self.config_init[self.subcommand] if self.subcommand else self.config_init
-        given = init.trainer.callbacks or []
-        self.trainer_defaults["callbacks"] = self.callbacks(
-            given if isinstance(given, list) else [given]
-        )
+        self.trainer_defaults["callbacks"] = self.callbacks(given)
         plugins = init.trainer.plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):

@@ -57,8 +57,7 @@ class Lookahead:
         trainer = self._trainer
         schedule = trainer.lightning_module.hparams["schedule"] or {}
         every = [1] if schedule.get("name") == "ReduceLROnPlateau" else []
-        if self._asked == "auto":  # else as many steps as are asked for may pass
-            every += [n for c in trainer.callbacks if (n := _epoch_interval(c))]  # type: ignore[attr-defined]
+        every += [n for c in trainer.callbacks if (n := _epoch_interval(c))]  # type: ignore[attr-defined]
         return math.gcd(*every) or None
 
     def __call__(self, epoch: int, batch: int) -> int:
