@@ -83,7 +83,10 @@ CASES = (
     ("fit --trainer.limit_train_batches 0", "--trainer.limit_train_batches: expected|found 0"),
     ("fit --trainer.val_check_interval 0", "--trainer.val_check_interval: expected|found 0"),
     ("fit --config null.yaml", "trainer: expected options, found null"),
-    ("compare --trainer.max_time 00:00:00:02", "nothing that stops rung 4|max_time"),
+    (
+        "compare --trainer.max_time 00:00:00:02",
+        "--trainer.max_time: expected nothing that may stop|rung 4",
+    ),
     (
         "compare --trainer.logger CSVLogger --trainer.logger.save_dir x",
         "--trainer.logger: compare logs for itself",
@@ -107,7 +110,7 @@ CASES = (
     ("crosscheck --model.lr 0", "lr: expected a finite number above 0"),
     # What compare cannot do.
     ("compare --data.batch_size 5", "--data.batch_size: expected full batch|found 5|leave it out"),
-    ("compare --model.l1 0.1", "--model.l1: expected 0|found 0.1|leave it out"),
+    ("compare --model.l1 0.1", "--model.l1: expected 0|found 0.1|set it to 0"),
     ("compare --trainer.max_epochs 0", "--trainer.max_epochs: expected 1 or more|found 0"),
     ("compare --trainer.gradient_clip_val 1", "--trainer.gradient_clip_val|found 1|leave it out"),
     # Config files.

@@ -151,6 +151,75 @@ def test_next_comparison_leaves_the_first_alone(cli: Cli, tmp_path: Path) -> Non
     assert {p: p.read_bytes() for p in before} == before
 
 
+TABLE = ("--data=TableData", "--data.path=t.csv", "--data.target=y", "--data.features=x")
+PLAIN_TABLE = (*TABLE, "--data.standardize=false", "--model.momentum=0")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> NDArray[np.float64]:
+    """Write a table of columns x, y and w; return its numbers."""
+    rng = np.random.default_rng(3)
+    x, noise, w = rng.normal(5, 2, 60), rng.normal(0, 0.5, 60), rng.uniform(0.5, 2, 60)
+    rows = np.column_stack([x, 3 * x - 1 + noise, w])
+    np.savetxt(tmp_path / "t.csv", rows, delimiter=",", header="x,y,w", comments="", fmt="%.17g")
+    return rows
+
+
+def test_table_is_compared_in_its_units(cli: Cli, table: NDArray[np.float64]) -> None:
+    rows = table_of(cli("compare", *PLAIN_TABLE, "--trainer.max_epochs=300"))
+    slope, intercept = statistics.linear_regression(table[:, 0], table[:, 1])
+    for name in ("least squares by QR", "covariance / variance"):
+        assert rows[name]["weight"] == pytest.approx(slope, rel=1e-12)
+        assert rows[name]["bias"] == pytest.approx(intercept, rel=1e-12)
+    for rung in RUNGS:
+        assert rows[rung]["weight"] == pytest.approx(slope, rel=0.1)
+        assert max(rows[rung]["distance"].values()) < 1e-10, rung
+
+
+def test_rows_held_out_are_held_out_of_every_rung(cli: Cli, table: NDArray[np.float64]) -> None:
+    options = ("--trainer.max_epochs=20", "--data.val_fraction=0.4")
+    rows = table_of(cli("compare", *PLAIN_TABLE, *options))
+    slope, _ = statistics.linear_regression(table[:, 0], table[:, 1])
+    assert abs(rows["least squares by QR"]["weight"] - slope) > 1e-6
+    for rung in RUNGS:
+        assert max(rows[rung]["distance"].values()) < 1e-10, rung
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ([*TABLE], "--data.standardize: expected false"),
+        ([*TABLE, "--data.standardize=false"], "--model.momentum: expected 0, found 0."),
+        ([*PLAIN_TABLE, "--data.weight=w"], "no sample weights"),
+        ([*PLAIN_TABLE[:3], *PLAIN_TABLE[4:]], "found n_features 2"),
+        ([*PLAIN_TABLE, "--data.batch_size=7"], "--data.batch_size: expected full batch, found 7"),
+        (["--data=SyntheticData", "--data.n_features=1", "--data.in_memory=1000"],
+         "--data.in_memory: expected rows in memory"),
+        (['--model.schedule={"name": "StepLR", "step_size": 9}'],
+         "--model.schedule: expected a constant lr, found StepLR"),
+        (["--trainer.accumulate_grad_batches=2"], "--trainer.accumulate_grad_batches: expected 1"),
+        (["--model.l1=0.1"], "--model.l1: expected 0, found 0.1"),
+        (["--trainer.gradient_clip_val=1"], "--trainer.gradient_clip_val: expected none"),
+        (["--trainer.precision=bf16-mixed"], "--trainer.precision: expected 64-true or 32-true"),
+        (["--trainer.callbacks=LearningRateFinder"], "found LearningRateFinder"),
+        (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=train/loss"],
+         "found EarlyStopping"),
+        (["--trainer.max_time=00:00:01:00"], "--trainer.max_time: expected nothing"),
+        (["--trainer.max_epochs=-1"], "--trainer.max_epochs: expected 1 or more"),
+        (["--trainer.fast_dev_run=true"], "--trainer.fast_dev_run: expected false"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("table")
+def test_what_the_other_rungs_cannot_do_is_refused_by_name(
+    cli: Cli, options: list[str], named: str
+) -> None:
+    run = cli("compare", "--trainer.max_epochs=50", *options)
+    assert (run.status, run.stderr.count("\n")) == (2, 1), run.stderr
+    assert named in run.stderr
+    assert "SavedConfig" not in run.stderr
+    assert not list(run.directory.glob("lightning_logs/*"))
+
+
 @pytest.mark.parametrize("rung", ["train_autograd", "train_builtin"])
 def test_lr_that_is_off_shows_as_a_distance(
     rung: str, cli: Cli, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks import (
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelSummary,
+    ProgressBar,
+    Timer,
+)
+from lightning.pytorch.cli import SaveConfigCallback
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
@@ -23,6 +31,11 @@ from trueline.results.json_files import write_json
 from trueline.tensorboard.ending import log_final
 
 DTYPES = {"64-true": torch.float64, "32-true": torch.float32}
+OBSERVERS = (
+    *(DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ModelSummary, ProgressBar),
+    SaveConfigCallback,
+)
+"""Callbacks of Lightning that do not change a training."""
 
 
 class TraceRecorder(Callback):
@@ -63,25 +76,21 @@ def check_request(trainer: Trainer, model: LinearRegression, data: Any) -> None:
     Raises:
         RequestError: Naming every such option.
     """
-    wrong = []
-    if not isinstance(data, RegressionData):
-        wrong.append("--data: expected data with one feature and one target, such as DummyData")
-    elif data.n_features != 1 or data.n_targets != 1 or data.sample_weight is not None:
-        weighted = "no " if data.sample_weight is None else ""
-        wrong.append(
-            "--data: expected n_features 1, n_targets 1 and no sample weights, as DummyData has; "
-            f"found n_features {data.n_features}, n_targets {data.n_targets} and {weighted}"
-            "sample weights"
-        )
-    elif not data.full_batch:
-        wrong.append(
-            f"--data.batch_size: expected full batch, found {data.batch_size}; leave it out"
-        )
+    wrong = _data_problems(data)
     wrong += [
-        f"--model.{name}: expected 0, found {model.hparams[name]}; leave it out"
+        f"--model.{name}: expected 0, found {model.hparams[name]}; set it to 0"
         for name in ("momentum", "weight_decay", "l1", "l2")
         if model.hparams[name]
     ]
+    if schedule := model.hparams["schedule"]:
+        wrong.append(
+            f"--model.schedule: expected a constant lr, found {schedule.get('name')}; leave it out"
+        )
+    if trainer.accumulate_grad_batches > 1:
+        wrong.append(
+            "--trainer.accumulate_grad_batches: expected 1, found "
+            f"{trainer.accumulate_grad_batches}; leave it out"
+        )
     if trainer.gradient_clip_val:
         wrong.append(
             f"--trainer.gradient_clip_val: expected none, found {trainer.gradient_clip_val}; "
@@ -89,17 +98,57 @@ def check_request(trainer: Trainer, model: LinearRegression, data: Any) -> None:
         )
     if str(trainer.precision) not in DTYPES:
         wrong.append(
-            f"--trainer.precision: expected {' or '.join(DTYPES)}, found {trainer.precision}"
+            f"--trainer.precision: expected {' or '.join(DTYPES)}, found {trainer.precision}; "
+            "choose one of these"
         )
-    if not trainer.max_epochs or trainer.max_epochs < 1 or trainer.max_steps != -1:
-        wrong.append("expected --trainer.max_epochs of 1 or more and no --trainer.max_steps")
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        wrong.append("--trainer.fast_dev_run: expected false, found true; leave it out")
+    elif not trainer.max_epochs or trainer.max_epochs < 1 or trainer.max_steps != -1:
+        wrong.append(
+            "--trainer.max_epochs: expected 1 or more, and no max_steps; found "
+            f"{trainer.max_epochs}, and max_steps {trainer.max_steps}; set max_epochs alone"
+        )
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    if any(isinstance(callback, EarlyStopping | Timer) for callback in callbacks):
-        wrong.append("expected nothing that stops rung 4 before the others, such as max_time")
+    for callback in callbacks:
+        known = isinstance(callback, OBSERVERS) or getattr(callback, "knows_executions", False)
+        if not known:
+            option = "max_time" if isinstance(callback, Timer) else "callbacks"
+            wrong.append(
+                f"--trainer.{option}: expected nothing that may stop or change rung 4 alone, found "
+                f"{type(callback).__name__}; leave it out"
+            )
     if trainer.world_size > 1:
-        wrong.append(f"--trainer.devices: expected 1, found {trainer.world_size}")
+        wrong.append(f"--trainer.devices: expected 1, found {trainer.world_size}; set it to 1")
     if wrong:
         raise RequestError("compare trains four plain loops: " + "; ".join(wrong))
+
+
+def _data_problems(data: Any) -> list[str]:
+    """Return what keeps the four rungs from training on the same rows."""
+    if not isinstance(data, RegressionData):
+        return ["--data: expected data with one feature and one target, such as DummyData"]
+    wrong = []
+    if data.n_features != 1 or data.n_targets != 1 or data.weighted:
+        wrong.append(
+            "--data: expected n_features 1, n_targets 1 and no sample weights, as DummyData has; "
+            f"found n_features {data.n_features}, n_targets {data.n_targets} and "
+            f"{'' if data.weighted else 'no '}sample weights"
+        )
+    if not data.full_batch:
+        wrong.append(
+            f"--data.batch_size: expected full batch, found {data.batch_size}; leave it out"
+        )
+    if data.scaling is not None:
+        wrong.append(
+            "--data.standardize: expected false, since the table of compare is in the units of the "
+            "data; set it to false"
+        )
+    if data.spooled is not None:
+        wrong.append(
+            "--data.in_memory: expected rows in memory, found them in a file; raise it, or train "
+            "on fewer rows"
+        )
+    return wrong
 
 
 def compare(trainer: Trainer, model: LinearRegression, data: Any) -> dict[str, Any]:
@@ -217,7 +266,7 @@ def print_table(table: dict[str, Any]) -> None:
     print(f"\n{'':<24}" + "".join(f"{head:>11}" for head in heads))
     for row in table["rows"]:
         line = f"{row['name']:<24}" + "".join(
-            f"{row[k]:>11.6f}" for k in ("weight", "bias", "loss")
+            f" {row[k]:>10.6f}" for k in ("weight", "bias", "loss")
         )
         if "distance" in row:
             line += "".join(f"{row['distance'][quantity]:>11.1e}" for quantity in Trace._fields)
