@@ -11,8 +11,6 @@ from lightning.pytorch.loggers import CSVLogger
 from sklearn.linear_model import LinearRegression as Peer
 
 from trueline.data import DummyData, RegressionData
-from trueline.divergence import StopWhenNotFinite
-from trueline.errors import CheckFailed
 from trueline.module import LinearRegression
 from trueline.reference import SGD, LeastSquares, article, train
 from trueline.reference.solve import least_squares
@@ -260,42 +258,6 @@ def test_module_starts_from_the_seed() -> None:
         torch.manual_seed(seed)
         starts.append(LinearRegression().weight.item())
     assert starts[0] == starts[1] != starts[2]
-
-
-@pytest.mark.parametrize("precision", ["64-true", "32-true"])
-def test_divergence_stops_at_its_step_and_names_the_limit(
-    make_trainer: Any, precision: str
-) -> None:
-    trainer = make_trainer(max_epochs=500, precision=precision, callbacks=[StopWhenNotFinite()])
-    with pytest.raises(CheckFailed, match=r"largest stable one for this data, 0\.004938") as failed:
-        trainer.fit(LinearRegression(lr=1.0, init="zeros"), DummyData())
-    assert f"at step {trainer.global_step + 1};" in str(failed.value)
-    assert trainer.global_step < 100
-
-
-def test_divergence_names_the_limit_for_targets_and_weights(make_trainer: Any) -> None:
-    X, y, weights = rows_of(2, weighted=True)
-    assert weights is not None
-    A = np.sqrt(weights)[:, None] * np.column_stack([X, np.ones(30)])
-    limit = 2 / (2 / (2 * weights.sum()) * np.linalg.svd(A, compute_uv=False)[0] ** 2)
-    trainer = make_trainer(max_epochs=5_000, callbacks=[StopWhenNotFinite()])
-    model = LinearRegression(n_features=3, n_targets=2, lr=2 * limit)
-    with pytest.raises(CheckFailed, match=f"set --model.lr below {limit:.4g}"):
-        trainer.fit(model, RegressionData(X, y, sample_weight=weights))
-
-
-def test_divergence_of_the_last_step_is_seen(make_trainer: Any) -> None:
-    trainer = make_trainer(max_epochs=1, precision="32-true", callbacks=[StopWhenNotFinite()])
-    with pytest.raises(CheckFailed, match=r"expected a finite weight, found .*inf at step 1"):
-        trainer.fit(LinearRegression(lr=1e38, init="zeros"), DummyData())
-
-
-def test_divergence_of_single_batches_is_told_apart(make_trainer: Any) -> None:
-    # One row of ten is large: λmax of the whole is 2·100²/10, that of its own batch 2·100².
-    data = RegressionData([100.0, *[0.0] * 9], np.ones(10), batch_size=1)
-    trainer = make_trainer(max_epochs=500, callbacks=[StopWhenNotFinite()])
-    with pytest.raises(CheckFailed, match="single batches can need less"):
-        trainer.fit(LinearRegression(lr=0.0005), data)
 
 
 def test_early_stopping_sees_the_training_loss_of_each_epoch(make_trainer: Any) -> None:

@@ -1,4 +1,4 @@
-"""Stops a training where it stops being finite, and says which learning rate would do."""
+"""Says where a training stopped being finite, and which learning rate would do."""
 
 import inspect
 import math
@@ -9,34 +9,46 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from trueline.data import RegressionData
-from trueline.errors import CheckFailed
-from trueline.hooks import FewHooks
+from trueline.errors import CheckFailed, option
 from trueline.reference.solve import stable_lr
-from trueline.reference.triangle import Triangle
+from trueline.reference.triangle import Triangle, triangle
 
 
-class StopWhenNotFinite(FewHooks):
-    """Fails a run whose loss or parameters are not finite, before another step is taken.
+def check_loss(module: LightningModule, loss: Tensor) -> None:
+    """Refuse to take a step whose loss is not finite.
+
+    Args:
+        module: Module in training, with the hyperparameters of LinearRegression.
+        loss: Loss of the step, the same in all processes, shape ().
 
     Raises:
-        CheckFailed: Naming the step and the largest stable learning rate for the data.
+        CheckFailed: When the loss is infinite or nan, with the step and the largest stable lr.
     """
+    found = loss.item()  # on a GPU this waits for the step, as printing does
+    if not math.isfinite(found):
+        raise CheckFailed(_message(module, "loss", found))
 
-    knows_executions = True
 
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the loss before the step, the same in all processes."""
-        loss: Any = pl_module.step_loss
-        if not math.isfinite(loss.item()):  # on a GPU this waits for the step, as printing does
-            raise CheckFailed(_message(trainer, pl_module, trainer.global_step + 1, "loss", loss))
+def check_parameters(module: LightningModule) -> None:
+    """Refuse to go on from a step that left parameters which are not finite.
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at what the last step left."""
-        for name, value in pl_module.named_parameters():
-            if not torch.isfinite(value).all():
-                raise CheckFailed(_message(trainer, pl_module, trainer.global_step, name, value))
+    Args:
+        module: Module in training, with the hyperparameters of LinearRegression.
+
+    Raises:
+        CheckFailed: When a parameter is infinite or nan, with the step and the largest stable lr.
+    """
+    # A sum is quicker than a look at each entry. It can overflow where no entry has.
+    if math.isfinite(sum(value.detach().sum().item() for value in module.parameters())):
+        return
+    for name, value in module.named_parameters():
+        entries = value.detach().flatten()
+        wrong = entries[~torch.isfinite(entries)]
+        if len(wrong):
+            raise CheckFailed(_message(module, name, wrong[0].item()))
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -44,8 +56,8 @@ def stable_limit(rows: Triangle, hyperparameters: Mapping[str, Any]) -> float:
     """Return the largest stable learning rate for all rows and the hyperparameters it depends on.
 
     Args:
-        rows: That are trained on.
-        hyperparameters: By name; those that are missing are taken as 0.
+        rows: Rows that are trained on.
+        hyperparameters: Hyperparameters by name; those that are missing are taken as 0.
 
     Returns:
         The limit; 0 for data so large that it cannot be worked out.
@@ -56,24 +68,61 @@ def stable_limit(rows: Triangle, hyperparameters: Mapping[str, Any]) -> float:
     return stable_lr(curvature, **{name: hyperparameters[name] for name in known})
 
 
-def _message(
-    trainer: Trainer, pl_module: LightningModule, step: int, quantity: str, value: Tensor
-) -> str:
-    found = value.detach().flatten()[~torch.isfinite(value.detach().flatten())][0].item()
+def _message(module: LightningModule, quantity: str, found: float) -> str:
+    trainer, h = module.trainer, module.hparams
+    step = trainer.global_step + 1
     message = f"training diverged: expected a finite {quantity}, found {found} at step {step}"
-    data: Any = getattr(trainer, "datamodule", None)
-    h: Any = pl_module.hparams
-    if not isinstance(data, RegressionData) or "lr" not in h:
-        return f"{message}; lower the learning rate"
-    limit = stable_limit(data.trained_on, h)
-    if not limit:
+    optimizer: Any = trainer.optimizers[0]
+    group = optimizer.param_groups[0]
+    rows = _rows(trainer)
+    if rows is None:
+        return f"{message}; lower {option('model.lr')}"
+    # Some schedules change the momentum with the learning rate.
+    limit = stable_limit(rows, {**h, "momentum": group["momentum"]})
+    if not limit > 0:
         return f"{message}; the data is too large for its squares; scale it"
-    if h.lr < limit:
+    rates = _rates(module)
+    if above := {name: rate for name, rate in rates.items() if rate > limit}:
+        given = ", ".join(f"{name} {rate}" for name, rate in above.items())
         return (
-            f"{message}; lr {h.lr} is below the largest stable one for the whole data, "
-            f"{limit:.4g}, but single batches can need less; lower --model.lr"
+            f"{message}; {given} is above the largest stable one for this data, {limit:.4g}; "
+            f"set {' and '.join(above)} below {limit:.4g}"
+        )
+    if group["lr"] > limit:
+        return (
+            f"{message}; the schedule had raised the learning rate to {group['lr']:.4g}, above the "
+            f"largest stable one for this data, {limit:.4g}; change {option('model.schedule')}"
+        )
+    names = " and ".join(rates)
+    given = ", ".join(f"{name} {rate}" for name, rate in rates.items())
+    below = f"{given} is below the largest stable one"
+    if trainer.num_training_batches > trainer.accumulate_grad_batches:
+        return (
+            f"{message}; {below} for the whole data, {limit:.4g}, but single batches can need "
+            f"less; lower {names}"
         )
     return (
-        f"{message}; lr {h.lr} is above the largest stable one for this data, {limit:.4g}; "
-        f"set --model.lr below {limit:.4g}"
+        f"{message}; {below} for this data, {limit:.4g}, so the numbers are too large for "
+        f"precision {trainer.precision}; scale the data or take a wider one"
     )
+
+
+def _rates(module: Any) -> dict[str, float]:
+    """Return the learning rates that were asked for, under the names of their options."""
+    schedule = module.schedule.options if module.schedule else {}
+    name = option("model.schedule")
+    bounds = [bound for bound in ("base_lr", "max_lr", "eta_min") if bound in schedule]
+    rates = {} if "max_lr" in bounds else {option("model.lr"): module.hparams.lr}
+    # A list has an entry for each group of parameters, and here is one group.
+    return rates | {f"{bound} of {name}": float(np.max(schedule[bound])) for bound in bounds}
+
+
+def _rows(trainer: Trainer) -> Triangle | None:
+    """Return the rows that are trained on, where they are known."""
+    data: Any = getattr(trainer, "datamodule", None)
+    if isinstance(data, RegressionData):
+        return data.trained_on
+    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    if not isinstance(dataset, TensorDataset) or len(dataset.tensors) not in (2, 3):
+        return None
+    return triangle(*(tensor.cpu().numpy() for tensor in dataset.tensors))

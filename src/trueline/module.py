@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from trueline.data.blocks import Block
+from trueline.divergence import check_loss, check_parameters
 from trueline.epoch_mean import EpochMean
 from trueline.executions.execution import Execution
 from trueline.executions.loop import Executions
@@ -221,7 +222,13 @@ class LinearRegression(QuickNotes, LightningModule):
         return {"loss": objective, "mse": self._window.mse}
 
     def on_after_backward(self) -> None:
-        """Let callbacks such as EarlyStopping know the loss of the step as `train/loss`."""
+        """Let callbacks such as EarlyStopping know the loss of the step as `train/loss`.
+
+        Raises:
+            CheckFailed: When the loss is not finite, before the step is taken.
+        """
+        if self.step_loss is not Window.mse:  # a training_step of the user's own leaves none
+            check_loss(self, self.step_loss)
         tell(self.trainer, "train/loss", self.step_loss)
 
     def on_train_epoch_end(self) -> None:
@@ -307,11 +314,16 @@ class LinearRegression(QuickNotes, LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        """Take a step by the optimizer; of an execution, leave its end in module and optimizer."""
+        """Take a step by the optimizer; of an execution, leave its end in module and optimizer.
+
+        Raises:
+            CheckFailed: When the step has left parameters that are not finite.
+        """
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.execution is not None:
             # Without gradients, which only a backward pass leaves, the optimizer did nothing.
             self._executions.leave()
+        check_parameters(self)
 
     def configure_optimizers(self) -> Any:
         """Return `torch.optim.SGD` with the hyperparameters of this module, and the schedule."""

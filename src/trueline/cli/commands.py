@@ -18,7 +18,7 @@ from trueline.cli.lightning_cli import TruelineCLI
 from trueline.cli.option_errors import one_line
 from trueline.compare import check_request, compare
 from trueline.crosscheck.matrix import EPOCHS, available_settings, run_matrix
-from trueline.errors import CheckFailed, RequestError
+from trueline.errors import CheckFailed, RequestError, on_command_line
 from trueline.export.command import export
 from trueline.planning.convergence import CONVERGED_WITHIN
 from trueline.planning.forecast import forecast
@@ -61,6 +61,7 @@ def run(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     hook = threading.excepthook
     threading.excepthook = _without_files(hook)
+    elsewhere = on_command_line.set(True)
     try:
         with to_whoever_reads():
             _command(arguments)
@@ -81,6 +82,7 @@ def run(arguments: list[str]) -> None:
             "--ckpt_path last"
         ) from None
     finally:
+        on_command_line.reset(elsewhere)
         threading.excepthook = hook
 
 

@@ -21,7 +21,6 @@ from trueline.cli.option_errors import one_line
 from trueline.cli.options import OptionsCLI
 from trueline.cli.run_length import choose_intervals
 from trueline.crosscheck import CrossCheck
-from trueline.divergence import StopWhenNotFinite
 from trueline.errors import CheckFailed, RequestError
 from trueline.planning.forecast import MOST_EPOCHS, planned_epochs, tune
 from trueline.results.report import Report
@@ -137,10 +136,10 @@ class TruelineCLI(OptionsCLI):
             return bar  # and the PredictionWriter that Lightning adds
         # Each callback, used or not, costs a step 3 % of its time in Lightning: none to spare.
         scalars = Scalars(DRAW_AFTER if self.options.figures else None, self.validates_last)
-        mine: list[Callback] = [StopWhenNotFinite(), scalars, Report()]
+        mine: list[Callback] = [scalars, Report()]
         if self.options.crosscheck not in ("off", False):
             check = CrossCheck(on_failure=self.options.crosscheck, free_run=self.options.free_run)
-            mine.insert(1, check)
+            mine.insert(0, check)
         unsaved = options.enable_checkpointing is False or options.logger is False
         if not (unsaved or options.fast_dev_run):
             own = [c for c in given if isinstance(c, Checkpoint)]

@@ -8,6 +8,7 @@ bit, and every epoch must serve each row once. Together that leaves no part of t
 unwatched.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -174,7 +175,7 @@ class CrossCheck(Callback):
         self._metric_due = False
         self._logged = trainer.global_step
 
-    @np.errstate(all="ignore")  # a training that diverges is for StopWhenNotFinite to tell
+    @np.errstate(all="ignore")  # numbers of a training that diverges overflow
     def _open_ledger(
         self, trainer: Trainer, batch: Any, inside_epoch: bool, all_rows: Any
     ) -> Ledger:
@@ -268,7 +269,7 @@ class CrossCheck(Callback):
         self._log(trainer)
         self._tell()
 
-    @np.errstate(all="ignore")  # a training that diverges is for StopWhenNotFinite to tell
+    @np.errstate(all="ignore")  # numbers of a training that diverges overflow
     def _enter_execution(self, trainer: Trainer, pl_module: LightningModule, block: Block) -> None:
         """Enter the steps of an execution."""
         ledger, execution = self.ledger, pl_module.execution
@@ -336,7 +337,9 @@ class CrossCheck(Callback):
     ) -> None:
         """Judge what was entered before a training broke off, for the report."""
         if self.ledger is not None:
-            self.ledger.settle()
+            # The last steps of a training that diverges may have no bound. The exception says why.
+            with contextlib.suppress(RequestError):
+                self.ledger.settle()
 
     def _log(self, trainer: Trainer, at_end: bool = False) -> None:
         """Log the worst ratio of the steps since the last point, every `log_every_n_steps` steps.

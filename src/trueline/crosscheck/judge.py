@@ -267,6 +267,7 @@ def refuse_unbounded(values: Array, bounds: Array) -> None:
     if (np.isfinite(values) & ~np.isfinite(bounds)).any():
         raise RequestError(
             "the cross-check expected a batch whose rounding errors can be bounded, found one "
-            "too long for the precision, or with values too large for it; lower "
-            "--data.batch_size, scale the data, or set --trainer.precision 64-true"
+            "too long for the precision, or with values too large for it, as in a training that "
+            "diverges; lower the learning rate or --data.batch_size, scale the data, or set "
+            "--trainer.precision 64-true"
         )

@@ -111,7 +111,7 @@ class Ledger:
         if early or self._steps >= MOST_STEPS or self._steps * self._numbers_each >= MOST_NUMBERS:
             self.settle()
 
-    @np.errstate(all="ignore")  # a training that diverges is for StopWhenNotFinite to tell
+    @np.errstate(all="ignore")  # numbers of a training that diverges overflow
     def enter_trace(self, trace: Trace) -> None:
         """Judge steps that were composed, at once."""
         self.settle()
@@ -170,7 +170,7 @@ class Ledger:
         self.first_failure = self.first_failure or failure
         self.tally.note(failure.ratio or 0.0)
 
-    @np.errstate(all="ignore")  # a training that diverges is for StopWhenNotFinite to tell
+    @np.errstate(all="ignore")  # numbers of a training that diverges overflow
     def settle(self) -> None:
         """Judge all entries."""
         entries, self._entries = self._entries, []

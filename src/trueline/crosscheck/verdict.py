@@ -59,6 +59,11 @@ class Failure(NamedTuple):
         where = f"{self.quantity} at step {self.step}: "
         if self.found is None:
             return f"{where}{self.cause}"
+        if not np.isfinite(np.array([self.expected, self.bound], float)).all():
+            return (
+                f"{where}expected finite numbers, found that the training has diverged; lower the "
+                "learning rate"
+            )
         cause = f"; likely cause: {self.cause}" if self.cause else ""
         if self.bound == 0:
             return f"{where}expected {self.expected:.17g} exactly, found {self.found:.17g}{cause}"
@@ -87,7 +92,7 @@ def ratios(quantity: Quantity, tiny: float = TINY[DOUBLE]) -> Array:
     """
     _, found, expected, bound, _ = quantity
     ratio = np.abs(found - expected) / (bound + tiny)
-    # Infinities that agree are right, and for StopWhenNotFinite to tell.
+    # Infinities that agree are right: divergence is told elsewhere.
     agree = (found == expected) | (np.isinf(expected) & (np.sign(expected) * found > NEAR_THE_END))
     return np.where(agree, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
 

@@ -53,6 +53,8 @@ class Executor:
     def run(self, block: Block, state: State, lrs: Lrs, kept: Numbers) -> Execution:
         """Take the steps of a block, one for each of its batches.
 
+        After a span that leaves parameters which are not finite, no more steps are taken.
+
         Args:
             block: Of batches.
             state: Before the first of them.
@@ -77,6 +79,8 @@ class Executor:
             state = self._rounded(span, stop)
             position = self._after(position, stop - at)
             self._span, self._left = span, (position, state)
+            if not torch.isfinite(state.parameters).all():
+                break
         return Execution(pieces, taken, state)
 
     def _rounded(self, span: Span, step: int) -> State:

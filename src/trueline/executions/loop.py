@@ -86,7 +86,7 @@ class Executions:
             execution = self._run(block, state)
             if not self._is_finite(execution):
                 # Up to the step whose loss is not finite, which then is the first one of a block.
-                good = self._good_steps(block, state, execution)
+                good = self._good_steps(block._replace(batches=execution.steps), state)
                 steps = good // per_epoch * per_epoch or max(good, 1)
                 if steps < block.batches:
                     block = block._replace(batches=steps)
@@ -119,23 +119,25 @@ class Executions:
         execution = self._executor.run(
             block, state, lambda n: self._lrs(block, n), np.flatnonzero(kept)
         )
-        execution.points = execution.report(logged)
+        if execution.steps == steps:  # else it broke off where nothing was finite any more
+            execution.points = execution.report(logged)
         return execution
 
     def _is_finite(self, execution: Execution) -> bool:
-        assert execution.points is not None
+        if execution.points is None:
+            return False
         loss = torch.tensor(execution.points.losses[-1], dtype=execution.end.parameters.dtype)
         return bool(torch.isfinite(loss) & torch.isfinite(execution.end.parameters).all())
 
-    def _good_steps(self, block: Block, state: State, execution: Execution) -> int:
-        """Return before how many steps of an execution the loss is finite."""
+    def _good_steps(self, block: Block, state: State) -> int:
+        """Return before how many steps of a block the loss is finite."""
         assert self._executor is not None
-        every = np.arange(execution.steps)
+        every = np.arange(block.batches)
         again = self._executor.run(block, state, lambda n: self._lrs(block, n), every)
         good = 0
         for piece, at in again.within(every):
             losses = piece.span.losses(at, piece.states(at)[0])[0]
-            finite = torch.isfinite(losses.to(execution.end.parameters.dtype))
+            finite = torch.isfinite(losses.to(state.parameters.dtype))
             if not finite.all():
                 return good + int(finite.long().argmin())
             good += len(at)
