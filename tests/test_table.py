@@ -71,7 +71,10 @@ def test_predictions_go_by_names_and_levels(cli: Cli, tmp_path: Path) -> None:
     assert run.status == 0, run.stderr
     assert "2 of 4 rows miss something" in run.stdout
     newest = sorted((tmp_path / "lightning_logs").glob("version_*/predictions.csv"))[-1]
-    assert [row["id"] for row in predictions(run, newest.parent.name)] == ["j", "l"]
+    found = predictions(run, newest.parent.name)
+    assert [(row["id"], row["prediction"] != "") for row in found] == [
+        *(("i", False), ("j", True), ("k", False), ("l", True))
+    ]
 
 
 @pytest.mark.parametrize("in_memory", ["--data.in_memory=1", "--data.in_memory=1000000"])

@@ -9,9 +9,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from trueline.checkpoints.reading import PREPROCESSING
 from trueline.data.blocks import Block
 from trueline.divergence import check_loss, check_parameters
 from trueline.epoch_mean import EpochMean
+from trueline.errors import RequestError
 from trueline.executions.execution import Execution
 from trueline.executions.loop import Executions
 from trueline.hyperparameters import problems
@@ -55,6 +57,10 @@ class LinearRegression(QuickNotes, LightningModule):
             that is possible: the same steps to rounding, see `trueline.recurrence`. auto takes as
             many as there are before something is due, such as a validation.
 
+    Attributes:
+        preprocessing: Columns and scaling of the table that it was trained on, as its checkpoints
+            keep them; empty where a checkpoint has none, None before a training on a table.
+
     Raises:
         ValueError: When an argument is out of its range; all that are wrong are said at once.
 
@@ -94,6 +100,7 @@ class LinearRegression(QuickNotes, LightningModule):
         self._metrics: dict[str, float] = {}
         self._max_steps: int | None = None
         self._executions = Executions(self)
+        self.preprocessing: Mapping[str, Any] | None = None
 
     @property
     def execution(self) -> Execution | None:
@@ -113,6 +120,7 @@ class LinearRegression(QuickNotes, LightningModule):
     def setup(self, stage: str) -> None:
         """Put numbers in the place of auto before a training."""
         if stage == "fit":
+            self.preprocessing = None  # that of this training comes with its rows
             self.tune(getattr(self.trainer, "datamodule", None))
 
     def tune(self, data: Any) -> None:
@@ -140,7 +148,8 @@ class LinearRegression(QuickNotes, LightningModule):
 
         Lightning does so afterwards, and float64 parameters lose half their digits on the way.
         """
-        self.trainer.precision_plugin.convert_module(self)
+        if self._trainer is not None:
+            self.trainer.precision_plugin.convert_module(self)
 
     def forward(self, X: Tensor) -> Tensor:
         """Predict: `X·weight + bias`.
@@ -256,6 +265,7 @@ class LinearRegression(QuickNotes, LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Take a batch into `val/loss`, the mean over all rows, weighted where those are."""
+        batch = self._scaled(batch)
         self._mean.update(self.loss(batch), self.size(batch))
 
     def on_validation_epoch_end(self) -> None:
@@ -276,7 +286,20 @@ class LinearRegression(QuickNotes, LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the predictions, shape (n_samples,) or (n_samples, n_targets)."""
-        return self(batch[0])  # type: ignore[no-any-return]
+        return self(self._scaled(batch)[0])  # type: ignore[no-any-return]
+
+    def _scaled(self, batch: Batch) -> Batch:
+        """Scale features that come from no table as those of the training were.
+
+        A line that was trained on a table is evaluated in the units of that table, wherever the
+        rows come from; a `TableData` has scaled its own.
+        """
+        scaling = (self.preprocessing or {}).get("scaling")
+        if scaling is None or self.trainer.state.fn == "fit" or _is_table(self.trainer):
+            return batch
+        X, *others = batch
+        mean, scale = (part.to(X.device) for part in scaling)
+        return ((X - mean) / scale, *others)
 
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
         """Begin a new window of accumulated batches."""
@@ -341,13 +364,24 @@ class LinearRegression(QuickNotes, LightningModule):
         """Add what is needed to go on that neither parameters nor optimizer hold."""
         checkpoint["trueline_format"] = CHECKPOINT_FORMAT
         # Lightning's counters say whether; what the gradients were, no checkpoint of it holds.
+        if self.preprocessing:
+            checkpoint[PREPROCESSING] = self.preprocessing
         checkpoint["inside_step"] = not at_step_end(self.trainer)
         checkpoint["execution"] = self._executions.state_dict()
         # An epoch that ends after a checkpoint is loaded has no metric of its own.
         checkpoint["metrics"] = {n: float(v) for n, v in self.trainer.callback_metrics.items()}
 
     def on_train_start(self) -> None:
-        """Bring back what a checkpoint had, and look how steps can be taken."""
+        """Bring back what a checkpoint had, and look how steps can be taken.
+
+        Raises:
+            RequestError: When a training on a table whose columns were scaled is to go on without.
+        """
+        if (self.preprocessing or {}).get("scaling") and not _is_table(self.trainer):
+            raise RequestError(
+                "data: expected a TableData, as the checkpoint was trained on one whose columns "
+                "are scaled, found other data; give the table, or train anew"
+            )
         if self._max_steps is not None:
             restore_max_steps(self.trainer, self._max_steps)
             self._max_steps = None
@@ -364,11 +398,15 @@ class LinearRegression(QuickNotes, LightningModule):
             RequestError: When the checkpoint has something else where an execution began.
         """
         h: Any = self.hparams
+        preprocessing = checkpoint.get(PREPROCESSING)
+        self.preprocessing = preprocessing if isinstance(preprocessing, Mapping) else {}
         states = checkpoint.get("optimizer_states", ())
         metrics = checkpoint.get("metrics")
         metrics = metrics if isinstance(metrics, Mapping) else {}
         self._metrics = {str(n): v for n, v in metrics.items() if isinstance(v, float)}
-        if self._trainer is not None and self.trainer.state.fn == "fit":
+        if self._trainer is None:  # load_from_checkpoint, which keeps all digits
+            self.to(checkpoint["state_dict"]["weight"].dtype)
+        elif self.trainer.state.fn == "fit":
             self._max_steps = hide_max_steps(self.trainer)
         self._executions.load_state_dict(checkpoint.get("execution"))
         if states:
@@ -378,6 +416,11 @@ class LinearRegression(QuickNotes, LightningModule):
             for group in state["param_groups"]:
                 group.update({n: h[n] for n in options if not (h.schedule and n == "lr")})
                 group["maximize"] = False
+
+
+def _is_table(trainer: Any) -> bool:
+    """Return whether the rows come from a table that knows columns and scaling."""
+    return hasattr(getattr(trainer, "datamodule", None), "learned")
 
 
 def _check_shape(name: str, found: Tensor, expected: torch.Size, what: str) -> None:

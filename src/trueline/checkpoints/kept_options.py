@@ -25,7 +25,8 @@ TRAINER = (
     "log_every_n_steps",
 )
 OWN = ("seed_everything", "crosscheck", "free_run")
-WORDS = (PRECISION, "gradient_clip_algorithm", "crosscheck")
+MISSING = "data.missing"
+WORDS = (PRECISION, "gradient_clip_algorithm", "crosscheck", MISSING, "data.dtype")
 """Options of which a word may be kept; of all others only a number, true, false or null."""
 
 
@@ -51,11 +52,12 @@ def recall(checkpoint: Mapping[str, Any], resume: bool) -> dict[str, Any]:
 
     Args:
         checkpoint: As loaded.
-        resume: Whether a training is to go on. For anything else only the precision matters.
+        resume: Whether a training is to go on. For anything else only the precision matters, and
+            what to do about missing values.
     """
     saved = checkpoint.get("options")
     known = {*OWN, *(f"trainer.{name}" for name in TRAINER)} if resume else set()
-    known.add(f"trainer.{PRECISION}")
+    known |= {f"trainer.{PRECISION}", MISSING}
     return {
         name: value
         for name, value in (saved.items() if isinstance(saved, Mapping) else ())

@@ -17,6 +17,9 @@ from trueline.errors import RequestError
 LAST = "last"
 """What `--ckpt_path` takes for the newest run's `last.ckpt`."""
 LAST_NAME = "last.ckpt"
+PREPROCESSING = "TableData"
+"""Key of columns and scaling in a checkpoint, whatever the class of the data; Lightning saves those
+of a TableData under its name too."""
 FOLDER = "checkpoints"
 """Of a run, where its checkpoints lie."""
 

@@ -21,6 +21,8 @@ from trueline.cli.option_errors import one_line
 from trueline.cli.options import OptionsCLI
 from trueline.cli.run_length import choose_intervals
 from trueline.crosscheck import CrossCheck
+from trueline.data import TableData
+from trueline.data.learned import Learned
 from trueline.errors import CheckFailed, RequestError
 from trueline.planning.forecast import MOST_EPOCHS, planned_epochs, tune
 from trueline.results.report import Report
@@ -39,6 +41,8 @@ class TruelineCLI(OptionsCLI):
         """Say again which checkpoint, which parsing hid; leave GPUs without float64 aside."""
         if self.checkpoint_path:
             self.options.ckpt_path = self.checkpoint_path
+            if self.is_like_checkpoint:
+                self.options.data.init_args.like = self.checkpoint_path
         trainer = self.options.trainer
         if trainer.accelerator == "auto" and torch.backends.mps.is_available():
             # Apple's GPU has no float64.
@@ -70,12 +74,19 @@ class TruelineCLI(OptionsCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our callbacks beside those that the user asked for."""
         self.settle()
+        if self.is_like_checkpoint and isinstance(self.datamodule, TableData):
+            asked = self.options.data.init_args
+            for name, value in _columns(self.datamodule.learned).items():
+                if name in asked:
+                    asked[name] = value
         options = self.options.trainer
         init = self.config_init[self.subcommand] if self.subcommand else self.config_init
         given = init.trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
         schedule = self.model.hparams["schedule"]
-        self.validates_last = choose_intervals(options, self.datamodule, given, schedule)
+        # Batches are those of a training: what is only evaluated is not asked for them.
+        data = self.datamodule if self.subcommand in (None, "fit") else None
+        self.validates_last = choose_intervals(options, data, given, schedule)
         if options.logger in (None, True):
             kwargs["logger"] = self.default_logger()
         elif options.logger is False:
@@ -104,6 +115,8 @@ class TruelineCLI(OptionsCLI):
         options = self.options
         try:
             tune(self.datamodule, self.model, self._most_epochs())
+        except RequestError:
+            raise
         except ValueError as error:
             raise RequestError(f"--model.{error}") from error
         for name in ("lr", "momentum"):
@@ -226,6 +239,19 @@ class TruelineCLI(OptionsCLI):
             ) from error
 
     before_validate = before_test = before_predict = open_log_directory
+
+
+def _columns(learned: Learned) -> dict[str, Any]:
+    """Return the options of a table that stand for what was taken over from a checkpoint."""
+    columns = learned.columns
+    return {
+        "target": list(columns.targets),
+        "features": [feature.name for feature in columns.features],
+        "weight": columns.weight,
+        "categorical": list(columns.categorical),
+        "standardize": learned.scaling is not None,
+        "like": None,
+    }
 
 
 def _check_savers(callbacks: list[Checkpoint]) -> None:

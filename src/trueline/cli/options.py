@@ -21,7 +21,6 @@ from lightning.pytorch.cli import (
 from trueline.checkpoints import loading, reading
 from trueline.checkpoints.kept_options import keep, recall
 from trueline.cli.option_errors import check_counts, one_line, read_configs, with_remedy
-from trueline.data.learned import SAVED_AS
 from trueline.errors import RequestError
 from trueline.hooks import FewHooks
 from trueline.module import LinearRegression
@@ -98,6 +97,12 @@ class OptionsCLI(LightningCLI):
     def options(self) -> Any:
         """The options of the command, as parsed; those of its subcommand where it has one."""
         return self.config[self.subcommand] if self.subcommand else self.config
+
+    @property
+    def is_like_checkpoint(self) -> bool:
+        """Whether the data takes columns and scaling from the checkpoint at hand."""
+        kept = self.checkpoint_path is not None and reading.PREPROCESSING in self.checkpoint
+        return kept and "like" in (self.options.data.get("init_args") or {})
 
     @property
     def runs(self) -> Path:
@@ -189,8 +194,6 @@ class OptionsCLI(LightningCLI):
                 defaults[name] = value
             elif name.removeprefix("data.") in data:
                 of_data[name.removeprefix("data.")] = value
-        if "like" in data and SAVED_AS in self.checkpoint:
-            of_data["like"] = self.checkpoint_path
         defaults["data"] = {"class_path": self.options.data.class_path, "init_args": of_data}
         self._set_defaults(defaults)
 

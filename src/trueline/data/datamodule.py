@@ -57,8 +57,8 @@ class RegressionData(LightningDataModule):
         (3, 1, 2)
     """
 
-    joined: torch.Tensor | None = None
-    spooled: SpooledRows | None = None
+    joined: torch.Tensor | None
+    spooled: SpooledRows | None
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class RegressionData(LightningDataModule):
             targets = targets[:, 0]
         if wrong := array_problems(features, targets, weights, batch_size, seed):
             raise ValueError("; ".join(wrong))
-        self.joined = _joined(features, targets)
+        self.joined, self.spooled = _joined(features, targets), None
         n_features = features.shape[1]
         # Copies: what the caller does to the arrays later must not change the training.
         if features.dtype == targets.dtype == self.joined.numpy().dtype:

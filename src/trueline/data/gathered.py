@@ -8,11 +8,13 @@ import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
+from trueline.data.blocks import BatchLoader
 from trueline.data.datamodule import RegressionData
 from trueline.data.mixing import mixing
 from trueline.data.order import InOrder, RowOrder
 from trueline.data.problems import serving_problems
 from trueline.data.spool import Spool, SpooledRows, columns
+from trueline.errors import RequestError
 
 Array = NDArray[Any]
 
@@ -39,7 +41,6 @@ class Gathered:
         spool: Where rows are in a file.
         largest: The largest number in magnitude, once it has been looked for.
         longest: The largest `‖x‖²` of a row, the same.
-        dropped: Numbers of the rows that were left out of these when they were gathered.
 
     Example:
         >>> rows = Gathered(1, 1, False, np.dtype("float64"))
@@ -64,7 +65,6 @@ class Gathered:
         self._parts: list[Array] = []
         self._bytes = 0
         self.spool: Spool | None = None
-        self.dropped = np.empty(0, np.int64)
         self.largest = self.longest = 0.0
 
     def __len__(self) -> int:
@@ -182,25 +182,17 @@ def gather(
     """Gather the rows of blocks; None where there are none.
 
     Args:
-        blocks: With X, y, weight and numbers, as `trueline.tables.Rows`; where y is None, zeros
-            stand for it.
+        blocks: Rows with X, y and weight, as `trueline.tables.Rows`.
         n_features: Columns of X.
         n_targets: Columns of y.
         weighted: Whether rows have weights.
         in_memory: Bytes that are held in memory; more are in a file.
     """
-    found, gaps, expected = None, [np.empty(0, np.int64)], 1
+    found = None
     for block in blocks:
         if found is None:
             found = Gathered(n_features, n_targets, weighted, block.X.dtype, in_memory)
-        if block.numbers[-1] - expected >= len(block.X):
-            every = np.arange(expected, block.numbers[-1] + 1)
-            gaps.append(np.setdiff1d(every, block.numbers, assume_unique=True))
-        expected = int(block.numbers[-1]) + 1
-        y = np.zeros((len(block.X), n_targets)) if block.y is None else block.y
-        found.append(block.X, y, block.weight)
-    if found is not None:
-        found.dropped = np.concatenate(gaps) - 1  # a table counts from 1
+        found.append(block.X, block.y, block.weight)
     return found
 
 
@@ -220,11 +212,22 @@ class GatheredData(RegressionData):
     def __init__(
         self, rows: Gathered, batch_size: int | None = None, shuffle: bool = False, seed: int = 0
     ) -> None:
-        self.spooled = rows.as_dataset()
         LightningDataModule.__init__(self)
-        n = len(rows)
-        if wrong := serving_problems(n, batch_size, seed):
+        if wrong := serving_problems(batch_size, seed):
             raise ValueError("; ".join(wrong))
+        self.hold(rows, batch_size, shuffle, seed)
+
+    def hold(self, rows: Gathered, batch_size: int | None, shuffle: bool, seed: int) -> None:
+        """Take rows to serve.
+
+        Args:
+            rows: In memory or in a file.
+            batch_size: Rows per optimizer step; None for full batch.
+            shuffle: Whether each epoch visits the rows in an order of its own.
+            seed: Seed of those orders, ≥ 0.
+        """
+        self.spooled, self.joined = rows.as_dataset(), None
+        n = len(rows)
         order: RowOrder = RowOrder(n, True, seed) if shuffle else InOrder(n)
         if self.spooled is None:
             self.joined, *batch = map(torch.from_numpy, rows.joined())
@@ -232,11 +235,26 @@ class GatheredData(RegressionData):
             self.sample_weight = batch[2] if rows.weighted else None
         elif shuffle:
             # Whole batches, so that none has rows of two pools.
-            size, row = batch_size or n, self.spooled.spool.row_bytes
+            size, row = min(batch_size or n, n), self.spooled.spool.row_bytes
             segment = size * max(1, round(SEGMENT_BYTES / row / size))
             pool = segment * max(1, round(POOL_BYTES / row / segment))
             order = RowOrder(n, True, seed, pool, segment)
         if not rows.largest:
             rows.change_features(None)
-        self.longest = rows.longest
+        self._longest = rows.longest
         self.serve(n, rows.largest, (rows.n_features, rows.n_targets), batch_size, order)
+
+    @property
+    def longest(self) -> float:
+        """The largest `‖x‖²` of a row, as it is trained on."""
+        return self._longest
+
+    def train_dataloader(self) -> BatchLoader:
+        """Serve the rows in the order of each epoch; of each batch, this process's share.
+
+        Raises:
+            RequestError: When a batch would be larger than all rows that are trained on.
+        """
+        if wrong := serving_problems(self.batch_size, self.order.seed, self.n_samples):
+            raise RequestError("; ".join(f"--data.{problem}" for problem in wrong))
+        return super().train_dataloader()

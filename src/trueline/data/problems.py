@@ -27,23 +27,23 @@ def array_problems(
             f"(n_samples, n_targets), none empty; found {features.shape} and {targets.shape}"
         )
         batch_size = None  # there is nothing to compare it with
-    wrong += serving_problems(len(features) if features.ndim else 0, batch_size, seed)
+    wrong += serving_problems(batch_size, seed, len(features) if features.ndim else 0)
     return wrong if weights is None else wrong + _weight_problems(weights, features.shape[:1])
 
 
-def serving_problems(n_samples: int, batch_size: int | None, seed: int) -> list[str]:
+def serving_problems(batch_size: int | None, seed: int, n_samples: int | None = None) -> list[str]:
     """Say what is wrong with how rows are to be served, each with its remedy.
 
     Args:
-        n_samples: Number of rows.
         batch_size: Rows per optimizer step; None for all.
         seed: Of the orders of rows.
+        n_samples: Number of rows that are trained on; None where none are, or not yet.
     """
     wrong = []
-    if batch_size is not None and not 1 <= batch_size <= n_samples:
+    if batch_size is not None and not 1 <= batch_size <= (n_samples or batch_size):
+        most = "or more" if n_samples is None else f"to {n_samples}, the number of rows"
         wrong.append(
-            f"batch_size: expected 1 to {n_samples}, the number of rows; found {batch_size}; "
-            "leave it out for full batch"
+            f"batch_size: expected 1 {most}; found {batch_size}; leave it out for full batch"
         )
     if seed < 0:
         wrong.append(f"seed: expected 0 or more; found {seed}")

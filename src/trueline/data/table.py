@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
-from numpy.typing import NDArray
 
+from trueline.data.blocks import BatchLoader
 from trueline.data.gathered import IN_MEMORY, Gathered, GatheredData, gather
-from trueline.data.learned import Learned
+from trueline.data.learned import Asked, Learned
+from trueline.data.problems import serving_problems
+from trueline.data.table_rows import TableRows
 from trueline.errors import RequestError
 from trueline.reference.triangle import Triangle, triangle_of
 from trueline.scaling import standardising
@@ -19,6 +23,11 @@ if TYPE_CHECKING:
 
 Names = str | list[str] | None
 HELD_OUT = ("val", "test")
+OF_ROWS = (
+    *("X", "y", "sample_weight", "joined", "spooled", "n_samples", "order", "held_out"),
+    *("largest", "_longest", "_raw", "triangle", "trained_on", "digest"),
+)
+"""Attributes that hold the rows or follow from them."""
 LARGEST = 1e140
 """Of numbers whose squares are summed; the largest square that float64 holds is that of 1e154."""
 
@@ -36,8 +45,8 @@ class TableData(GatheredData):
         categorical: Features of which each value but the first, sorted, gets a column of zeros and
             ones.
         missing: Whether a missing value is an error, or its row is dropped.
-        standardize: Whether training sees features with mean 0 and standard deviation 1. Whatever
-            is reported, saved or predicted is in the units of the table.
+        standardize: Whether training sees features with mean 0 and standard deviation 1; yes unless
+            given. Whatever is reported, saved or predicted is in the units of the table.
         val_fraction: Of the rows, for validation, drawn by the seed. Without any, validation sees
             the training rows.
         test_fraction: The same for tests.
@@ -49,7 +58,14 @@ class TableData(GatheredData):
         dtype: In which the rows are held.
         in_memory: Bytes of rows up to which they are held in memory; more are in a file.
         like: A checkpoint whose columns and scaling are taken over; the command line gives that of
-            --ckpt_path.
+            --ckpt_path. What else is given of columns and scaling must agree with it, and the rows
+            are read when they are first asked for.
+
+    Columns and scaling belong to the model that was trained with them: it hands them to the table
+    that it validates, tests, predicts or goes on with.
+
+    Attributes:
+        keys: Columns of the table that prediction batches carry beside the features.
 
     Raises:
         RequestError: When the table does not hold the numbers that are asked for; with file,
@@ -67,7 +83,7 @@ class TableData(GatheredData):
         weight: str | None = None,
         categorical: Names = None,
         missing: Literal["error", "drop"] = "error",
-        standardize: bool = True,
+        standardize: bool | None = None,
         val_fraction: float = 0.0,
         test_fraction: float = 0.0,
         val_path: str | None = None,
@@ -82,79 +98,179 @@ class TableData(GatheredData):
         # Here, and not above: a training on other data does not wait for the table reader.
         from trueline.tables import choose, open_table
 
-        fractions = {"val": val_fraction, "test": test_fraction}
-        paths = {"val": val_path, "test": test_path}
-        _check_held_out(fractions, paths)
+        LightningDataModule.__init__(self)
+        self._fractions = {"val": val_fraction, "test": test_fraction}
+        self._paths = {"val": val_path, "test": test_path}
+        _check_held_out(self._fractions, self._paths)
+        if wrong := serving_problems(batch_size, seed):
+            raise RequestError("; ".join(wrong))
+        self.batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
+        self._missing: Literal["error", "drop"] = missing
+        self._dtype: Literal["float64", "float32"] = dtype
+        self._in_memory = in_memory
+        targets, given, categories = map(_listed, (target, features, categorical))
+        self._asked = Asked(targets, given, weight, categories, standardize)
+        self.keys: Sequence[str] = ()
         self.table = open_table(path)
-        learned = None if like is None else Learned.of(like)
-        if learned:
-            columns = learned.columns
-            _check_targets(_listed(target), columns)
-        elif targets := _listed(target):
-            given = None if features is None else _listed(features)
-            columns = choose(self.table, targets, given, weight, _listed(categorical))
+        self._is_trained = like is not None
+        if like is not None:
+            self._use(Learned.of(like))
+        elif targets:
+            columns = choose(self.table, targets, given, weight, categories or ())
             if given is None and (index := {*self.table.index} - {*columns.used()}):
                 rank_zero_only(print)(
                     f"{path}: {', '.join(map(repr, sorted(index)))} is the index of a pandas frame "
                     "and no feature; name the features to have it among them"
                 )
+            self._read_rows(columns, None)
         else:
             raise RequestError(
                 f"--data.target: expected the column to predict, found none; give one of "
                 f"{', '.join(self.table.names)}"
             )
-        self.predicts_only = bool(learned) and not {*columns.targets} <= {*self.table.names}
-        self._reading: Any = columns, missing, dtype, in_memory
-        rows = _gather(self.table, *self._reading, targets=not self.predicts_only)
-        self._dropped = rows.dropped
-        counts = {name: math.ceil(fraction * len(rows)) for name, fraction in fractions.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        """Read the rows when one of their attributes is first asked for."""
+        if name not in OF_ROWS or "n_samples" in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._read_rows(self.learned.columns, self.learned)
+        return getattr(self, name)
+
+    @cached_property
+    def triangle(self) -> Triangle:
+        """All training rows as their triangle, in the units of the table."""
+        return self._raw
+
+    def _read_rows(self, columns: "Columns", learned: Learned | None) -> None:
+        """Read the table, hold rows out, and scale the features.
+
+        Args:
+            columns: What is what.
+            learned: Columns and scaling of an earlier training; None to learn them of these rows.
+
+        Raises:
+            RequestError: When the table has no targets, or not the numbers that are asked for.
+        """
+        from trueline.tables import open_table
+
+        if learned and not {*columns.targets} <= {*self.table.names}:
+            raise RequestError(
+                f"{self.table.path}: expected the target column {', '.join(columns.targets)}; "
+                f"found {', '.join(self.table.names)}"
+            )
+        options: Any = columns, self._missing, self._dtype, self._in_memory
+        rows = _gather(self.table, *options)
+        fractions = self._fractions.items()
+        counts = {name: math.ceil(fraction * len(rows)) for name, fraction in fractions}
         _check_left(len(rows), counts)
-        parts = rows.drawn_apart(counts, seed)
-        for name, other in paths.items():
+        parts = rows.drawn_apart(counts, self._seed)
+        for name, other in self._paths.items():
             if other:
-                parts[name] = _gather(open_table(other), *self._reading)
+                parts[name] = _gather(open_table(other), *options)
         mine = parts.pop("train")
-        self.triangle = triangle_of(mine.blocks())
-        if not self.predicts_only:
-            _check_sizes(path, self.triangle, [*columns.feature_names, *columns.targets])
+        raw = triangle_of(mine.blocks())
+        _check_sizes(str(self.table.path), raw, [*columns.feature_names, *columns.targets])
         if learned is None:
-            scaling = standardising(self.triangle) if standardize else None
-            learned = Learned(columns, scaling, self.triangle)
+            scaling = None if self._asked.standardize is False else standardising(raw)
+            learned = Learned(columns, scaling, raw)
         if learned.scaling is not None:
             for part in (mine, *parts.values()):
                 part.change_features(learned.scaling.applied_to)
-        super().__init__(mine, batch_size, shuffle, seed)
-        self.learned, self.scaling = learned, learned.scaling
-        self.feature_names, self.target_names = columns.feature_names, columns.targets
-        self.held_out = {name: GatheredData(part, batch_size) for name, part in parts.items()}
+        self.hold(mine, self.batch_size, self._shuffle, self._seed)
+        self._raw = self.triangle = raw
+        self.held_out = {name: GatheredData(part) for name, part in parts.items()}
+        self._use(learned)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what predictions on another table need, for the checkpoint."""
-        return self.learned.state()
-
-    def numbers(self, first: int, stop: int) -> NDArray[np.int64]:
-        """Return which rows of the table some rows are, counted from 0 and without any left out."""
-        kept = np.arange(first, stop)
-        return kept + np.searchsorted(self._dropped - np.arange(len(self._dropped)), kept, "right")
-
-    def setup(self, stage: str) -> None:
-        """Refuse to train or test on rows without targets.
+    def _use(self, learned: Learned) -> None:
+        """Take columns and scaling; rows that were read with others are let go.
 
         Raises:
-            RequestError: Naming the column.
+            RequestError: When other ones were asked for, or the table has no such features.
         """
-        if self.predicts_only and stage != "predict":
+        self._asked.check(learned)
+        if wrong := self.table.problems(learned.columns.used(targets=False)):
+            raise RequestError("; ".join(wrong))
+        if not learned.prepares_as(vars(self).get("learned", learned)):
+            for name in OF_ROWS:
+                vars(self).pop(name, None)
+        self.learned, self.scaling = learned, learned.scaling
+        self._state = learned.state()
+        self.feature_names = learned.columns.feature_names
+        self.target_names = learned.columns.targets
+        self.n_features, self.n_targets = len(self.feature_names), len(self.target_names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return columns and scaling for the checkpoint."""
+        return self._state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take columns and scaling from a checkpoint, or from the model that was trained with them.
+
+        Raises:
+            RequestError: When other ones were asked for, or the table has no such features.
+        """
+        if state_dict is not self._state:
+            self._use(Learned.from_state(state_dict, "the checkpoint"))
+            self._state = state_dict
+        self._is_trained = True
+
+    def _agree_with_model(self) -> None:
+        """Take columns and scaling from the model; give ours to one that is trained from scratch.
+
+        Raises:
+            RequestError: When they are not as asked for, or it is not known how the model was
+                trained.
+        """
+        trainer: Any = self.trainer
+        if (model := getattr(trainer, "lightning_module", None)) is None:
+            return
+        fitting = trainer.state.fn == "fit"
+        state = getattr(model, "preprocessing", None)
+        if state:
+            self.load_state_dict(state)
+        elif state is not None or not (fitting or self._is_trained):
+            self._leave_as_is(model)
+        if fitting:
+            if self.learned.rows is not self.triangle:
+                self._use(self.learned._replace(rows=self.triangle))
+            model.preprocessing, self._is_trained = self._state, True
+
+    def _leave_as_is(self, model: Any) -> None:
+        """Serve the columns as they are to a model that was trained on no table.
+
+        Raises:
+            RequestError: When they were to be changed, or the model may have been trained on one.
+        """
+        learned, known = self.learned._replace(scaling=None), hasattr(model, "preprocessing")
+        if learned.columns.categorical or not (known or self.learned.scaling is None):
             raise RequestError(
-                f"{self.table.path}: expected the target column "
-                f"{', '.join(self.learned.columns.targets)}; found {', '.join(self.table.names)}"
+                "data: expected a model that was trained on a table and knows its levels and "
+                f"scaling, found none in {type(model).__name__}; give "
+                "--data.like CHECKPOINT of its training, or --data.standardize false if it was "
+                "trained on the columns as they are"
             )
+        self._use(learned)
+
+    def train_dataloader(self) -> BatchLoader:
+        """Serve the rows in the order of each epoch; of each batch, this process's share."""
+        self._agree_with_model()
+        return super().train_dataloader()
+
+    def _in_order(self, name: str) -> BatchLoader:
+        self._agree_with_model()
+        return super()._in_order(name)
+
+    def predict_dataloader(self) -> TableRows:  # type: ignore[override]
+        """Serve every row of the table in its order, whatever is held out."""
+        self._agree_with_model()
+        return TableRows(self.table, self.learned, self._missing, self._dtype, self.keys)
 
 
-def _listed(names: Names) -> list[str]:
+def _listed(names: Names) -> list[str] | None:
     """Return column names: one string may hold several, separated by commas."""
     if isinstance(names, str):
         return [name.strip() for name in names.split(",")]
-    return list(names or ())
+    return None if names is None else list(names)
 
 
 def _gather(
@@ -163,7 +279,6 @@ def _gather(
     missing: Literal["error", "drop"],
     dtype: Literal["float64", "float32"],
     in_memory: int,
-    targets: bool = True,
 ) -> Gathered:
     """Read all rows.
 
@@ -172,13 +287,13 @@ def _gather(
     """
     from trueline.tables import count_missing, read
 
-    blocks = read(table, columns, missing, targets, dtype)
+    blocks = read(table, columns, missing, dtype=dtype)
     sizes = len(columns.feature_names), len(columns.targets)
-    rows = gather(blocks, *sizes, targets and columns.weight is not None, in_memory)
+    rows = gather(blocks, *sizes, columns.weight is not None, in_memory)
     if rows is None:
         raise RequestError(f"{table.path}: expected rows, found none; give another table")
     if missing == "drop":
-        rank_zero_only(print)(f"{table.path}: {count_missing(table, columns, targets)}")
+        rank_zero_only(print)(f"{table.path}: {count_missing(table, columns)}")
     return rows
 
 
@@ -230,17 +345,4 @@ def _check_sizes(path: str, rows: Triangle, names: Sequence[str]) -> None:
             f"{path}, column '{names[j]}': expected numbers from {1 / LARGEST:g} to {LARGEST:g} in "
             f"size, whose squares float64 holds; found about {sizes[j]:.2g}; give it in another "
             "unit"
-        )
-
-
-def _check_targets(asked: Sequence[str], columns: "Columns") -> None:
-    """Refuse another target than that of a checkpoint.
-
-    Raises:
-        RequestError: Naming both.
-    """
-    if asked and asked != list(columns.targets):
-        raise RequestError(
-            f"--data.target: expected that of the checkpoint, {', '.join(columns.targets)}; found "
-            f"{', '.join(asked)}; leave it out, or train anew"
         )

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from trueline.checkpoints.loading import check_fits, load
-from trueline.checkpoints.reading import refusing
-from trueline.data.learned import SAVED_AS, Learned
+from trueline.checkpoints.reading import PREPROCESSING, refusing
+from trueline.data.learned import Learned
 from trueline.errors import RequestError
 from trueline.module import LinearRegression
 from trueline.reference.triangle import Line
@@ -87,7 +87,7 @@ def restore(path: str) -> Trained:
             line is beyond float64 in the units of the table.
     """
     checkpoint = load(path, resume=False)
-    learned = Learned.of(path) if SAVED_AS in checkpoint else None
+    learned = Learned.of(path) if PREPROCESSING in checkpoint else None
     with refusing(path):
         sizes = _sizes(checkpoint["state_dict"]["weight"])
         if learned is not None:

@@ -1,29 +1,39 @@
 """Writes predictions beside what they were made from, as CSV or Parquet."""
 
+import contextlib
 import csv
 import io
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from trueline.data import TableData
+from trueline.data.table_rows import TableBatch
 from trueline.errors import RequestError
+from trueline.results.whole_files import WholeFile
 from trueline.statistics.summary import check_level
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from trueline.tables import Table
 
+PREDICTIONS = "predictions.csv"
+"""Name of the file in the log directory."""
 SUFFIXES = (".csv", ".parquet")
+Intervals = Literal["none", "confidence", "prediction", "both"]
 
 
 class PredictionWriter(Callback):
-    """Writes predictions into a file, batch by batch.
+    """Writes predictions into a file, batch by batch; it appears when all are written.
 
     Beside `prediction`, or for several targets `prediction_` and each name, there are the features;
-    of a table all of its columns, or those that are asked for.
+    of a table all of its columns, or those that are asked for. A row that cannot be predicted has
+    an empty prediction.
 
     Args:
         path: Of the file, .csv or .parquet; predictions.csv in the log directory unless given.
@@ -34,14 +44,14 @@ class PredictionWriter(Callback):
 
     Raises:
         RequestError: When the file would be of another kind, the level is out of range, there are
-            no such columns, or the file is there already.
+            no such columns, one has the name of a prediction, or the file is there already.
     """
 
     def __init__(
         self,
         path: str | None = None,
         keys: str | list[str] | None = None,
-        intervals: Literal["none", "confidence", "prediction", "both"] = "none",
+        intervals: Intervals = "none",
         level: float = 0.95,
     ) -> None:
         if path is not None and Path(path).suffix not in SUFFIXES:
@@ -54,36 +64,51 @@ class PredictionWriter(Callback):
         except ValueError as error:
             raise RequestError(f"--predictions.{error}") from error
         self._asked = path
-        self.keys = keys.split(",") if isinstance(keys, str) else keys
-        self.intervals = intervals
+        self.keys = [k.strip() for k in keys.split(",")] if isinstance(keys, str) else keys
+        self.intervals: Intervals = intervals
         self.level = level
-        self._file: IO[bytes] | None = None
+        self._file: WholeFile | None = None
         self._parquet: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask the table for the columns to copy, before any row is read."""
+        if stage != "predict":
+            return
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, TableData):
+            data.keys = _keys(data, self.keys, self.intervals)
+            _check_types(data.table, data.keys, Path(self._asked or PREDICTIONS).suffix)
+            return
+        for option, asked in (("keys", self.keys), ("intervals", self.intervals != "none")):
+            if asked:
+                raise RequestError(
+                    f"--predictions.{option}: expected a TableData, whose columns and training "
+                    f"rows are known; found {type(data).__name__}; leave it out"
+                )
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the file, in the first process alone: it has all rows."""
-        data = getattr(trainer, "datamodule", None)
-        self._inputs = _Inputs(data, self.keys)
-        if self.intervals != "none" and not isinstance(data, TableData):
-            raise RequestError(
-                "--predictions.intervals: expected a TableData, whose training rows the checkpoint "
-                f"knows; found {type(data).__name__}; leave it out"
-            )
         # All processes ask for the directory, since the first one tells it to the others.
         log_dir = trainer.log_dir or trainer.default_root_dir
-        self.path = Path(self._asked or Path(log_dir) / "predictions.csv")
+        self.path = Path(self._asked or Path(log_dir) / PREDICTIONS)
         if not trainer.is_global_zero:
             return
+        self._check_free()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # "x": a file of an earlier run is not overwritten.
-        try:
-            self._file = self.path.open("xb")
-        except FileExistsError as error:
+        self._file = WholeFile(self.path)
+        self._parquet, self._header_due = None, True
+
+    def _check_free(self) -> None:
+        """Refuse to overwrite a file of an earlier run.
+
+        Raises:
+            RequestError: Naming the file.
+        """
+        if os.path.lexists(self.path):
             raise RequestError(
                 f"expected no file {self.path} yet, found one; move it, or predict with a logger, "
                 "which gives each run a directory"
-            ) from error
-        self._header_due = True
+            )
 
     def on_predict_batch_end(
         self,
@@ -98,122 +123,179 @@ class PredictionWriter(Callback):
         if self._file is None:
             return
         data: Any = getattr(trainer, "datamodule", None)
-        X, found = (t.cpu().numpy() for t in (batch[0], outputs))
-        columns = self._inputs.take(X)
+        X, found = _numbers(batch[0]), _numbers(outputs)
         found = found.reshape(len(found), -1)
-        names = getattr(data, "target_names", None) or list(map(str, range(found.shape[1])))
-        half_widths = self._half_widths(data, X)
-        for t, name in enumerate(names):
-            end = f"_{name}" if found.shape[1] > 1 else ""
-            columns[f"prediction{end}"] = found[:, t]
-            for label, half in half_widths.items():
-                columns[f"{label}_low{end}"] = found[:, t] - half[:, t]
-                columns[f"{label}_high{end}"] = found[:, t] + half[:, t]
+        notes = np.full(len(found), "", dtype=object)
+        if isinstance(batch, TableBatch):
+            inputs, notes = batch.origin.record, batch.origin.notes
+            columns = dict(zip(inputs.column_names, inputs.columns, strict=True))
+        else:
+            names = ["X"] if X.shape[1] == 1 else [f"X_{j}" for j in range(X.shape[1])]
+            columns = {name: np.ascontiguousarray(X[:, j]) for j, name in enumerate(names)}
+        predicted = notes == ""
+        targets = getattr(data, "target_names", None) or list(map(str, range(found.shape[1])))
+        kinds = self._kinds(data, np.where(predicted[:, None], X, 0), found)
+        for t, name in enumerate(targets):
+            for kind, values in kinds.items():
+                columns[_name(kind, name, len(targets))] = _nullable(values[:, t], predicted)
         self._write(columns)
 
-    def _half_widths(self, data: Any, X: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
-        """Return half the width of each kind of interval asked for, shape (n_rows, n_targets)."""
+    def _kinds(
+        self, data: Any, X: NDArray[Any], found: NDArray[Any]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return the numbers of each kind that is asked for, shape (n_rows, n_targets)."""
+        kinds = {"prediction": found}
         if self.intervals == "none":
-            return {}
+            return kinds
         from trueline.statistics.intervals import intervals
 
         rows, scaling = data.learned.rows, data.learned.scaling
-        found = intervals(rows if scaling is None else scaling.rows(rows), X, self.level)
-        low_ends = {"confidence": found.low, "prediction": found.prediction_low}
-        return {
-            kind: (found.mean - low).reshape(len(X), -1)
-            for kind, low in low_ends.items()
-            if self.intervals in (kind, "both")
-        }
+        ends = intervals(rows if scaling is None else scaling.rows(rows), X, self.level)
+        low_ends = {"confidence": ends.low, "prediction": ends.prediction_low}
+        for kind, low in low_ends.items():
+            if self.intervals in (kind, "both"):
+                half = (ends.mean - low).reshape(len(X), -1)
+                kinds[f"{kind}_low"], kinds[f"{kind}_high"] = found - half, found + half
+        return kinds
 
     def _write(self, columns: "dict[str, Any]") -> None:
         import pyarrow as pa
-        import pyarrow.compute
+        import pyarrow.compute as pc
         from pyarrow import csv as arrow_csv
         from pyarrow import parquet
 
-        batch = pa.RecordBatch.from_pydict(columns)
+        assert self._file is not None
+        out = self._file.file
+        table = pa.table(columns)
         if self.path.suffix == ".parquet":
             if self._parquet is None:
-                self._parquet = parquet.ParquetWriter(self._file, batch.schema)
-            self._parquet.write_batch(batch)
+                self._parquet = parquet.ParquetWriter(out, table.schema)
+            self._parquet.write_table(table)
             return
-        assert self._file is not None
+        table = pa.table([_as_text(column) for column in table.columns], table.column_names)
         if self._header_due:
             header = io.StringIO()  # quoted only where it must be, unlike Arrow's own
             csv.writer(header, lineterminator="\n").writerow(columns)
-            self._file.write(header.getvalue().encode())
+            out.write(header.getvalue().encode())
             self._header_due = False
         special = any(
-            pa.compute.any(pa.compute.match_substring_regex(column, '[",\r\n]')).as_py()
-            for column in batch.columns
-            if pa.types.is_string(column.type)
+            pc.any(pc.match_substring_regex(column, '[",\r\n]')).as_py()
+            for column in table.columns
+            if pa.types.is_string(column.type) or pa.types.is_binary(column.type)
         )
         style = "needed" if special else "none"  # which is all text, or no field
         options = arrow_csv.WriteOptions(include_header=False, quoting_style=style)
-        arrow_csv.write_csv(batch, self._file, options)
+        arrow_csv.write_csv(table, out, options)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the file and say where it is."""
+        """Put the file in its place and say where it is."""
         if self._file is not None:
             if self._parquet is not None:
                 self._parquet.close()
-            self._file.close()
+            self._check_free()
+            self._file.finish()
+            self._file = None
             print(f"predictions written to {self.path}")
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave no part of a file behind."""
+        if self._file is not None:
+            with contextlib.suppress(Exception):
+                self._parquet.close()
+            self._file.discard()
+            self._file = None
 
-class _Inputs:
-    """What is written beside predictions, batch by batch.
 
-    Args:
-        data: What predictions are made from.
-        keys: Columns of a table; None for all.
+def _keys(data: TableData, keys: list[str] | None, intervals: Intervals) -> list[str]:
+    """Return the columns of a table to copy.
 
     Raises:
-        RequestError: When there are no such columns, or one is named as predictions are.
+        RequestError: When there are no such columns, or one is named as what is written.
     """
+    table, targets = data.table, data.target_names or ()
+    kept = list(table.names) if keys is None else keys
+    if unknown := [key for key in kept if key not in table.names]:
+        raise RequestError(
+            f"--predictions.keys: expected columns of {table.path}, found "
+            f"{', '.join(unknown)}; it has {', '.join(table.names)}"
+        )
+    written = _names(targets, intervals)
+    if clash := [name for name in dict.fromkeys(written) if [*kept, *written].count(name) > 1]:
+        raise RequestError(
+            f"--predictions.keys: expected no column named as predictions are, found "
+            f"{', '.join(clash)}; give the columns to copy, or rename it"
+        )
+    return kept
 
-    def __init__(self, data: Any, keys: list[str] | None) -> None:
-        self._data = data
-        if not isinstance(data, TableData):
-            if keys is not None:
-                raise RequestError(
-                    "--predictions.keys: expected a TableData, found "
-                    f"{type(data).__name__}; leave it out"
-                )
-            return
-        self._keys = list(data.table.names) if keys is None else keys
-        if clash := [key for key in self._keys if key.startswith("prediction")]:
-            raise RequestError(
-                f"--predictions.keys: expected no column named as predictions are, found "
-                f"{', '.join(clash)}; give the columns to copy"
-            )
-        if unknown := [key for key in self._keys if key not in data.table.names]:
-            raise RequestError(
-                f"--predictions.keys: expected columns of {data.table.path}, found "
-                f"{', '.join(unknown)}; it has {', '.join(data.table.names)}"
-            )
-        self._batches = data.table.batches(self._keys, text=self._keys)
-        self._read: Any = None
-        self._first = self._begun = 0
 
-    def take(self, X: NDArray[Any]) -> "dict[str, pa.Array | NDArray[Any]]":
-        """Return the columns for the next rows."""
-        if isinstance(self._data, TableData):
-            first, self._first = self._first, self._first + len(X)
-            return self._of_table(self._data.numbers(first, self._first))
-        names = ["X"] if X.shape[1] == 1 else [f"X_{j}" for j in range(X.shape[1])]
-        return {name: np.ascontiguousarray(X[:, j]) for j, name in enumerate(names)}
+def _names(targets: Sequence[str], intervals: Intervals) -> list[str]:
+    """Return the names of all columns that are written beside the keys."""
+    kinds = ["prediction"]
+    for kind in ("confidence", "prediction"):
+        if intervals in (kind, "both"):
+            kinds += [f"{kind}_low", f"{kind}_high"]
+    return [_name(kind, target, len(targets)) for target in targets for kind in kinds]
 
-    def _of_table(self, numbers: NDArray[np.int64]) -> dict[str, Any]:
-        """Return the keys of some rows of the table, which come after those asked for before."""
-        import pyarrow as pa
 
-        parts = [] if self._read is None else [self._read]
-        while sum(map(len, parts)) <= numbers[-1] - self._begun:
-            parts.append(pa.Table.from_batches([next(self._batches).record]))
-        read = pa.concat_tables(parts)
-        rows = read.take(numbers - self._begun).combine_chunks()
-        self._read = read.slice(numbers[-1] + 1 - self._begun)
-        self._begun = int(numbers[-1]) + 1
-        return {name: rows.column(name).chunk(0) for name in self._keys}
+def _name(kind: str, target: str, n_targets: int) -> str:
+    return f"{kind}_{target}" if n_targets > 1 else kind
+
+
+def _nullable(values: NDArray[Any], predicted: NDArray[np.bool_]) -> Any:
+    """Return a column of numbers, with null where there is no prediction."""
+    import pyarrow as pa
+
+    return pa.array(np.ascontiguousarray(values), mask=~predicted)
+
+
+def _numbers(tensor: torch.Tensor) -> NDArray[Any]:
+    """Return a tensor as an array; NumPy has no bfloat16."""
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+
+
+def _as_text(column: Any) -> Any:
+    """Return a column as CSV can have it, with every kind of text as plain text."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if types.is_large_string(kind) or types.is_string_view(kind):
+        return column.cast(pa.string())
+    if (
+        types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    ):
+        return column.cast(pa.binary())
+    return column
+
+
+def _check_types(table: "Table", keys: list[str], suffix: str) -> None:
+    """Refuse columns that a file of this kind cannot have.
+
+    Raises:
+        RequestError: Naming each of them.
+    """
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    wrong = []
+    schema: Any = table.schema
+    for key in keys if schema is not None else ():
+        column = pa.schema([schema.field(key)]).empty_table()
+        try:
+            if suffix == ".csv":
+                csv.write_csv(pa.table({key: _as_text(column[0])}), io.BytesIO())
+            else:
+                parquet.write_table(column, io.BytesIO())
+        except pa.ArrowException:
+            wrong.append(f"{key!r} of {column.schema[0].type}")
+    if wrong:
+        raise RequestError(
+            f"--predictions.keys: expected columns that {suffix} can have, found "
+            f"{', '.join(wrong)}; give the other columns to copy, or another --predictions.path"
+        )

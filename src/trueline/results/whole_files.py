@@ -10,6 +10,43 @@ PARTIAL = ".partial"
 """What is put behind a name until the file is whole."""
 
 
+class WholeFile:
+    """A file that is written piece by piece beside its place, and put there once it is whole.
+
+    Args:
+        path: Path of the file. One that is there stays as it is until the new one takes its place.
+
+    Attributes:
+        file: The open file to write to.
+
+    Raises:
+        OSError: When it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._partial = path.with_name(path.name + PARTIAL)
+        self.file = self._partial.open("wb")
+
+    def finish(self) -> None:
+        """Put the file in its place, once it is on the disk.
+
+        Raises:
+            OSError: When there is no room for it.
+        """
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        self._partial.replace(self.path)
+
+    def discard(self) -> None:
+        """Take away what was written."""
+        with contextlib.suppress(OSError):
+            self.file.close()  # which writes what is left to write, where there is room
+        with contextlib.suppress(OSError):
+            self._partial.unlink()
+
+
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file beside its place, and put it there once it is on the disk.
 
@@ -20,16 +57,12 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         OSError: When it cannot be written; what was written of it is taken away.
     """
-    partial = path.with_name(path.name + PARTIAL)
+    whole = WholeFile(path)
     try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write(whole.file)
+        whole.finish()
     except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        whole.discard()
         raise
 
 

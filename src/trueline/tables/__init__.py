@@ -6,7 +6,7 @@ knows pyarrow and NumPy; neither torch nor Lightning.
 
 from trueline.tables.blocks import Rows
 from trueline.tables.columns import Columns, Feature, choose
-from trueline.tables.numbers import Missing, count_missing, read
+from trueline.tables.numbers import Missing, count_missing, read, read_every_row
 from trueline.tables.reading import open_table
 from trueline.tables.table import Batch, Table
 
@@ -21,4 +21,5 @@ __all__ = [
     "count_missing",
     "open_table",
     "read",
+    "read_every_row",
 ]

@@ -83,18 +83,8 @@ class Block:
     def _put(self, values: Sequence[NDArray[Any]], numbers: NDArray[np.int64]) -> None:
         part = slice(self._length, self._length + len(numbers))
         X, y, weight, row_numbers = self._rows
-        rows = X[part]
         row_numbers[part] = numbers
-        first = 0
-        for feature, column in zip(self._columns.features, values, strict=False):
-            if feature.levels is None:
-                rows[:, first] = column
-            else:
-                indicators = rows[:, first : first + feature.width]
-                indicators[:] = 0
-                (others,) = np.nonzero(column > 0)
-                indicators[others, column[others] - 1] = 1
-            first += feature.width
+        fill_features(X[part], self._columns, values)
         after = values[len(self._columns.features) :]
         if y is not None:
             for j in range(y.shape[1]):
@@ -102,3 +92,23 @@ class Block:
         if weight is not None:
             weight[part] = after[-1]
         self._length = part.stop
+
+
+def fill_features(X: Floats, columns: Columns, values: Sequence[NDArray[Any]]) -> None:
+    """Write features into X; a category becomes a 1 in the column of its level, if not the base.
+
+    Args:
+        X: Array to fill, shape (n, n_features).
+        columns: What is what.
+        values: Numbers or codes of levels, one array for each of `columns.features`, shape (n,).
+    """
+    first = 0
+    for feature, column in zip(columns.features, values, strict=False):
+        if feature.levels is None:
+            X[:, first] = column
+        else:
+            indicators = X[:, first : first + feature.width]
+            indicators[:] = 0
+            (others,) = np.nonzero(column > 0)
+            indicators[others, column[others] - 1] = 1
+        first += feature.width

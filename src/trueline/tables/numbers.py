@@ -5,9 +5,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from trueline.errors import RequestError
-from trueline.tables.blocks import Block, Rows
+from trueline.tables.blocks import LONGEST, Block, Floats, Rows, fill_features
 from trueline.tables.columns import Columns, wrong_types
 from trueline.tables.table import Batch, Table, place
 from trueline.tables.values import Holes, ValueRefusedError, Values, codes, numbers, weights
@@ -64,6 +65,56 @@ def read(
     if dtype not in ("float64", "float32"):
         raise RequestError(f"dtype: expected float64 or float32, found {dtype}; choose one of them")
     return _read(table, columns, missing == "drop", targets, np.dtype(dtype), rows_at_once)
+
+
+def read_every_row(
+    table: Table,
+    columns: Columns,
+    missing: Literal["error", "drop"] = "error",
+    dtype: Literal["float64", "float32"] = "float64",
+) -> Iterator[tuple[Floats, NDArray[np.object_]]]:
+    """Read the features of every row of a table, in the order of the file, none left out.
+
+    Args:
+        table: Table with columns of these names; it needs neither targets nor weight.
+        columns: What is what.
+        missing: What to do about a row that misses a value: refuse the table, or serve NaN with a
+            note that names the columns.
+        dtype: Dtype of the numbers.
+
+    Returns:
+        Consecutive rows: features of shape (n, n_features), and a note for each row, shape (n,),
+        which says why the row has no features; empty where it has them.
+
+    Raises:
+        RequestError: When a value is no number that `read` would take, or is missing and may not,
+            or there are no rows.
+    """
+    n_rows = 0
+    number = np.dtype(dtype)
+    width = len(columns.feature_names)
+    at_once = max(1, LONGEST // (number.itemsize * max(1, width)))
+    for batch, values in _values(table, columns, False, number):
+        n_rows += len(batch.record)
+        notes = np.full(len(batch.record), "", dtype=object)
+        if (holes := _holes(values)) is not None:
+            if missing == "error":
+                raise _refused_hole(table, columns, False, batch, values)
+            for index in np.flatnonzero(holes).tolist():
+                empty = [
+                    repr(feature.name)
+                    for feature, value in zip(columns.features, values, strict=True)
+                    if value.holes is not None and value.holes[index]
+                ]
+                notes[index] = f"no value in {', '.join(empty)}"
+        for first in range(0, len(notes), at_once):
+            part = slice(first, first + at_once)
+            X = np.empty((len(notes[part]), width), number)
+            fill_features(X, columns, [value.data[part] for value in values])
+            X[notes[part] != ""] = np.nan
+            yield X, notes[part]
+    if not n_rows:
+        raise RequestError(f"{table.path}: expected rows, found none; add some")
 
 
 def count_missing(table: Table, columns: Columns, targets: bool = True) -> Missing:
