@@ -1,5 +1,6 @@
 """Refuses wrong options, in one line that names the remedy."""
 
+import contextlib
 import difflib
 import inspect
 import re
@@ -9,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from trueline.cli import plain_yaml
 from trueline.data import DummyData, SyntheticData, TableData
 from trueline.errors import RequestError
 
@@ -124,17 +126,22 @@ def read_configs(arguments: list[str]) -> list[dict[str, Any]]:
         What each of them holds.
 
     Raises:
-        RequestError: When a config is missing, is not YAML, or is not a mapping of options.
+        RequestError: When a config is missing, is not YAML, or is not a mapping of options; and
+            when it or the value of an option is too large to follow.
     """
     configs = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         option, _, path = argument.partition("=")
-        if before in ("-c", "--config"):
-            path = argument
-        elif option != "--config" or not path:
+        if not path or not option.startswith("-"):
+            option, path = before, argument
+        plain_yaml.check(path, option)
+        if option not in ("-c", "--config"):
+            if path.endswith((".yaml", ".yml", ".json")) and Path(path).is_file():
+                with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+                    plain_yaml.read(Path(path), f"{option} {path}")
             continue
         try:
-            found = yaml.safe_load(Path(path).read_text("utf-8"))
+            found = plain_yaml.read(Path(path), f"--config {path}")
         except FileNotFoundError:
             raise RequestError(f"--config: expected a file, but {path} does not exist") from None
         except IsADirectoryError:

@@ -169,7 +169,7 @@ class OptionsCLI(LightningCLI):
             self.config = parser.parse_args(arguments)
         except RequestError:
             raise
-        except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
+        except (argparse.ArgumentError, ValueError, TypeError, OSError, RecursionError) as error:
             options = [*self.parsers[0].get_defaults().keys()]
             options += ["ckpt_path"] if self.subcommand else []
             command = self.subcommand or self.prog.split()[-1]

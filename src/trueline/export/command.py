@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import yaml
 
 from trueline.checkpoints.reading import LAST, find_last, run_of
+from trueline.cli import plain_yaml
 from trueline.cli.option_errors import with_remedy
 from trueline.errors import RequestError
 from trueline.export import document, graph
@@ -185,7 +186,7 @@ def _data(run: Path) -> tuple[str, Mapping[str, Any]]:
     """
     path = run / "config.yaml"
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))["data"]
+        data = plain_yaml.read(path, str(path))["data"]
         name, options = data["class_path"].rpartition(".")[2], data.get("init_args") or {}
         if not isinstance(options, Mapping):
             raise TypeError("init_args")

@@ -110,7 +110,7 @@ def read_plan(folder: Path, asked: argparse.Namespace, options: list[str]) -> di
         plan["trials"] = asked.trials or int(plan["trials"])
         plan["jobs"] = asked.jobs or int(plan["jobs"])
         return {key: plan[key] for key in KEPT}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RequestError(
             f"--resume {folder}: expected the sweep.json of a sweep, found none that can be read "
             f"({type(error).__name__}: {error}); start a sweep anew"

@@ -129,7 +129,7 @@ def _listed(name: str, given: str) -> tuple[str, ...]:
         return tuple(value.strip() for value in given.split(","))
     try:
         values = json.loads(given)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(
             f"--over {name}: expected a JSON list, found {given} ({error})"
         ) from None
