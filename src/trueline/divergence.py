@@ -1,20 +1,13 @@
 """Says where a training stopped being finite, and which learning rate would do."""
 
-import inspect
 import math
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
-from trueline.data import RegressionData
 from trueline.errors import CheckFailed, option
-from trueline.reference.solve import stable_lr
-from trueline.reference.triangle import Triangle, triangle
 
 
 def check_loss(module: LightningModule, loss: Tensor) -> None:
@@ -51,37 +44,20 @@ def check_parameters(module: LightningModule) -> None:
             raise CheckFailed(_message(module, name, wrong[0].item()))
 
 
-@np.errstate(over="ignore", invalid="ignore")
-def stable_limit(rows: Triangle, hyperparameters: Mapping[str, Any]) -> float:
-    """Return the largest stable learning rate for all rows and the hyperparameters it depends on.
-
-    Args:
-        rows: Rows that are trained on.
-        hyperparameters: Hyperparameters by name; those that are missing are taken as 0.
-
-    Returns:
-        The limit; 0 for data so large that it cannot be worked out.
-    """
-    known = inspect.signature(stable_lr).parameters.keys() & hyperparameters.keys()
-    curvature = rows.curvature(hyperparameters.get("l2", 0.0))
-    curvature += hyperparameters.get("weight_decay", 0.0)
-    return stable_lr(curvature, **{name: hyperparameters[name] for name in known})
-
-
 def _message(module: LightningModule, quantity: str, found: float) -> str:
     trainer, h = module.trainer, module.hparams
     step = trainer.global_step + 1
     message = f"training diverged: expected a finite {quantity}, found {found} at step {step}"
     optimizer: Any = trainer.optimizers[0]
     group = optimizer.param_groups[0]
-    rows = _rows(trainer)
-    if rows is None:
-        return f"{message}; lower {option('model.lr')}"
+    rates = _rates(module)
+    data: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "largest_stable_lr"):
+        return f"{message}; lower {' and '.join(rates)}"
     # Some schedules change the momentum with the learning rate.
-    limit = stable_limit(rows, {**h, "momentum": group["momentum"]})
+    limit = data.largest_stable_lr({**h, "momentum": group["momentum"]})
     if not limit > 0:
         return f"{message}; the data is too large for its squares; scale it"
-    rates = _rates(module)
     if above := {name: rate for name, rate in rates.items() if rate > limit}:
         given = ", ".join(f"{name} {rate}" for name, rate in above.items())
         return (
@@ -101,9 +77,10 @@ def _message(module: LightningModule, quantity: str, found: float) -> str:
             f"{message}; {below} for the whole data, {limit:.4g}, but single batches can need "
             f"less; lower {names}"
         )
+    wider = f" or set {option('trainer.precision')} 64-true"
     return (
         f"{message}; {below} for this data, {limit:.4g}, so the numbers are too large for "
-        f"precision {trainer.precision}; scale the data or take a wider one"
+        f"precision {trainer.precision}; scale the data{wider * (trainer.precision != '64-true')}"
     )
 
 
@@ -114,15 +91,8 @@ def _rates(module: Any) -> dict[str, float]:
     bounds = [bound for bound in ("base_lr", "max_lr", "eta_min") if bound in schedule]
     rates = {} if "max_lr" in bounds else {option("model.lr"): module.hparams.lr}
     # A list has an entry for each group of parameters, and here is one group.
-    return rates | {f"{bound} of {name}": float(np.max(schedule[bound])) for bound in bounds}
-
-
-def _rows(trainer: Trainer) -> Triangle | None:
-    """Return the rows that are trained on, where they are known."""
-    data: Any = getattr(trainer, "datamodule", None)
-    if isinstance(data, RegressionData):
-        return data.trained_on
-    dataset = getattr(trainer.train_dataloader, "dataset", None)
-    if not isinstance(dataset, TensorDataset) or len(dataset.tensors) not in (2, 3):
-        return None
-    return triangle(*(tensor.cpu().numpy() for tensor in dataset.tensors))
+    asked = {
+        bound: torch.as_tensor(schedule[bound], dtype=torch.float64).max().item()
+        for bound in bounds
+    }
+    return rates | {f"{bound} of {name}": rate for bound, rate in asked.items()}

@@ -1,6 +1,7 @@
 """A LightningDataModule around rows, arrays in memory unless a subclass has them in a file."""
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ from trueline.data.order import InOrder, RowOrder
 from trueline.data.problems import array_problems
 from trueline.data.spool import SpooledRows
 from trueline.planning.rates import tuned
+from trueline.reference.solve import stable_lr
 from trueline.reference.triangle import Line, Triangle, triangle, triangle_of
 from trueline.scaling import Scaling
 
@@ -167,6 +169,20 @@ class RegressionData(LightningDataModule):
         drawn = not self.weighted and not isinstance(self.order, InOrder)
         batch_size = (self.batch_size or 1) if drawn else 1
         return tuned(self.trained_on, h, batch_size, 1 + self.longest)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def largest_stable_lr(self, h: Mapping[str, Any]) -> float:
+        """Return the learning rate above which full-batch SGD on these rows diverges.
+
+        Args:
+            h: Hyperparameters by name; those that are missing are taken as 0.
+
+        Returns:
+            The limit; 0 for data so large that it cannot be worked out.
+        """
+        known = inspect.signature(stable_lr).parameters.keys() & h.keys()
+        curvature = self.trained_on.curvature(h.get("l2", 0.0)) + h.get("weight_decay", 0.0)
+        return stable_lr(curvature, **{name: h[name] for name in known})
 
     @property
     def full_batch(self) -> bool:

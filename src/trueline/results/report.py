@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
-from trueline.divergence import stable_limit
 from trueline.hooks import FewHooks
 from trueline.planning.closed_form import closed_form, line_of
 from trueline.planning.convergence import CONVERGED_WITHIN
@@ -198,7 +197,7 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
         fit |= {"features": list(data.feature_names), "targets": list(data.target_names)}
         found = summarise(rows, data.feature_names, data.target_names)
         fit["summary"] = [of_target.to_dict() for of_target in found]
-    fit["largest_stable_lr"] = stable_limit(scaled, h)
+    fit["largest_stable_lr"] = data.largest_stable_lr(h)
     if data.n_features == data.n_targets == 1 and not data.weighted:
         fit["correlation"] = rows.correlation
     best = closed_form(data, h)

@@ -7,7 +7,6 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
 from trueline.data import RegressionData
-from trueline.divergence import stable_limit
 from trueline.planning.closed_form import ClosedForm
 from trueline.planning.convergence import CONVERGED_WITHIN
 from trueline.tensorboard.names import LOSS_FLOOR, LR_LIMIT, names
@@ -44,5 +43,5 @@ def has_closed_form(module: LightningModule) -> bool:
 
 def limits(data: RegressionData, module: LightningModule) -> dict[str, float]:
     """Return the largest stable learning rate by its tag."""
-    limit = stable_limit(data.trained_on, module.hparams)
+    limit = data.largest_stable_lr(module.hparams)
     return {LR_LIMIT: limit} if 0 < limit < np.inf else {}
