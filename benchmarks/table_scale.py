@@ -63,7 +63,8 @@ def train(folder: Path) -> dict[str, float]:
     from trueline.module import LinearRegression
 
     begin = time.perf_counter()
-    data = TableData(str(folder), "y", dtype="float32", batch_size=1024, shuffle=True)
+    served: dict[str, Any] = {"batch_size": 1024, "shuffle": True, "in_memory": 2**28}
+    data = TableData(str(folder), "y", dtype="float32", **served)
     read = time.perf_counter() - begin
     check = CrossCheck()
     quiet: dict[str, Any] = {"logger": False, "limit_val_batches": 0, "precision": "32-true"}

@@ -126,7 +126,7 @@ def test_validation_within_a_training_is_seen(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(datamodule, "EVALUATED_AT_ONCE", 1)
+    monkeypatch.setattr(datamodule, "EVALUATED_AT_ONCE", 5 * 3)
     monkeypatch.setattr(display, "LINE_SECONDS", 0.0)
     options: dict[str, Any] = {"limit_val_batches": None, "check_val_every_n_epoch": 2}
     options |= {"callbacks": [TrainingBar()], "logger": CSVLogger(tmp_path), "max_epochs": 4}

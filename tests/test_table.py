@@ -77,13 +77,16 @@ def test_predictions_go_by_names_and_levels(cli: Cli, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("in_memory", ["--data.in_memory=1", "--data.in_memory=1000000"])
-def test_training_on_a_table_goes_on_from_a_checkpoint(cli: Cli, in_memory: str) -> None:
-    batches = (*OPTIONS, in_memory, "--data.batch_size=16", "--data.shuffle=true")
+@pytest.mark.parametrize(("begun", "in_memory"), [(1, "1"), (10**6, "auto"), (10**6, "1")])
+def test_training_on_a_table_goes_on_from_a_checkpoint(
+    cli: Cli, begun: int, in_memory: str
+) -> None:
+    batches = (*OPTIONS, "--data.batch_size=16", "--data.shuffle=true")
+    batches = (*batches, f"--data.in_memory={begun}")
     whole = cli("fit", *batches, "--trainer.max_epochs=6")
     assert whole.status == 0, whole.stderr
     assert cli("fit", *batches, "--trainer.max_epochs=4").status == 0
-    data = (*OPTIONS[:2], in_memory)  # the columns come from the checkpoint
+    data = (*OPTIONS[:2], f"--data.in_memory={in_memory}")  # the columns come from the checkpoint
     again = cli("fit", *data, "--ckpt_path=last", "--trainer.max_epochs=6")
     assert again.status == 0, again.stderr
     one, other = whole.result("version_0"), whole.result("version_2")

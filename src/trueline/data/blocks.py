@@ -107,7 +107,7 @@ class BatchLoader:
             "batch_size": self.batch_size,
             "shuffle": int(self.sampler.shuffle),
             "seed": self.sampler.seed,
-            "pool": self.sampler.pool,  # rows in a file are mixed in larger ones
+            "pool": self.sampler.pool,  # many rows are mixed in larger ones
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,12 +18,14 @@ from trueline.data.problems import array_problems
 from trueline.data.spool import SpooledRows
 from trueline.planning.rates import tuned
 from trueline.reference.solve import stable_lr
-from trueline.reference.triangle import Line, Triangle, triangle, triangle_of
+from trueline.reference.triangle import Line, Triangle, triangle_of
 from trueline.scaling import Scaling
 
-EVALUATED_AT_ONCE = 2**16
-"""Rows that are validated or predicted at once, at least where they are in memory, and at most
-where they come from a file: how many a step takes in does not matter to a mean over all."""
+EVALUATED_AT_ONCE = 2**23
+"""Numbers in a batch that is validated, tested or predicted: 64 MB. The batch size concerns
+training alone, and does not change a mean over all rows."""
+ROWS_AT_ONCE = 2**14
+"""Rows that are looked at together in a pass over all of them."""
 
 
 class RegressionData(LightningDataModule):
@@ -132,6 +134,18 @@ class RegressionData(LightningDataModule):
         self.feature_names: Sequence[str] | None = None
         self.target_names: Sequence[str] | None = None
 
+    def blocks(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Return all rows as arrays X, y and weights or None, some at a time."""
+        if self.spooled is not None:
+            yield from self.spooled.blocks()
+            return
+        for first in range(0, self.n_samples, ROWS_AT_ONCE):
+            X, y, weight = (
+                None if tensor is None else tensor[first : first + ROWS_AT_ONCE].numpy()
+                for tensor in (self.X, self.y, self.sample_weight)
+            )
+            yield X, y, weight
+
     @property
     def steps_per_epoch(self) -> int:
         """Batches in one pass over the rows."""
@@ -140,10 +154,7 @@ class RegressionData(LightningDataModule):
     @cached_property
     def triangle(self) -> Triangle:
         """All training rows as their triangle, in the units that they came in."""
-        if self.spooled is not None:
-            return triangle_of(self.spooled.blocks())
-        weights = None if self.sample_weight is None else self.sample_weight.numpy()
-        return triangle(self.X.numpy(), self.y.numpy(), weights)
+        return triangle_of(self.blocks())
 
     @cached_property
     def trained_on(self) -> Triangle:
@@ -210,20 +221,23 @@ class RegressionData(LightningDataModule):
     @cached_property
     def digest(self) -> str:
         """A hash of all rows, by which a training that goes on knows its data again."""
-        digest = hashlib.blake2b(digest_size=16)
-        if self.spooled is not None:  # the triangle is a function of all rows
-            digest.update(np.ascontiguousarray(self.triangle.R).data)
-            return digest.hexdigest()
-        for tensor in (t for t in (self.X, self.y, self.sample_weight) if t is not None):
-            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(np.ascontiguousarray(tensor.numpy()).data)
-        return digest.hexdigest()
+        kinds = ""
+        # One each for X, y and the weights, so that the size of the blocks does not matter.
+        digests = [hashlib.sha256() for _ in range(3)]
+        for block in self.blocks():
+            for array, digest in zip(block, digests, strict=True):
+                if array is not None:
+                    digest.update(np.ascontiguousarray(array).data)
+            kinds = " ".join("none" if a is None else f"{a.dtype} {a.shape[1:]}" for a in block)
+        whole = "\n".join([kinds, *(digest.hexdigest() for digest in digests)])
+        return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
     def train_dataloader(self) -> BatchLoader:
         """Serve the rows in the order of each epoch; of each batch, this process's share."""
         # The batches that are to be overfitted are the same in every epoch.
         overfit = getattr(self.trainer, "overfit_batches", 0)
-        return self._loader(InOrder(self.n_samples) if overfit else self.order)
+        order = InOrder(self.n_samples) if overfit else self.order
+        return self._loader(order, self.batch_size or self.n_samples)
 
     def val_dataloader(self) -> BatchLoader:
         """Serve the rows for validation in order; of each batch, this process's share."""
@@ -236,22 +250,19 @@ class RegressionData(LightningDataModule):
     def _in_order(self, name: str) -> BatchLoader:
         data = self.held_out.get(name, self)
         data.trainer = self.trainer
-        return data._loader(InOrder(data.n_samples), at_once=EVALUATED_AT_ONCE)
+        return data._loader(InOrder(data.n_samples), data.evaluated_at_once)
 
     def predict_dataloader(self) -> BatchLoader:
         """Serve the rows in order, all of them to every process: the first one writes them."""
-        return self._loader(InOrder(self.n_samples), shared=False, at_once=EVALUATED_AT_ONCE)
+        return self._loader(InOrder(self.n_samples), self.evaluated_at_once, shared=False)
 
-    def _loader(
-        self,
-        order: RowOrder,
-        shared: bool = True,
-        at_once: int | None = None,
-    ) -> BatchLoader:
-        batch_size = self.batch_size or self.n_samples
-        if at_once:
-            bound = min if self.spooled is not None else max
-            batch_size = min(bound(batch_size, at_once), self.n_samples)
+    @property
+    def evaluated_at_once(self) -> int:
+        """Rows in a batch that is not trained on."""
+        width = self.n_features + 1 + self.n_targets
+        return min(max(1, EVALUATED_AT_ONCE // width), self.n_samples)
+
+    def _loader(self, order: RowOrder, batch_size: int, shared: bool = True) -> BatchLoader:
         trainer = self.trainer if shared else None
         share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return BatchLoader(self.dataset, batch_size, order, *share, self.joined, self.largest)

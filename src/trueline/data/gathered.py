@@ -1,7 +1,7 @@
 """Rows that come a few at a time: in memory while they are few, in a file from there on."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,7 +9,8 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
 from trueline.data.blocks import BatchLoader
-from trueline.data.datamodule import RegressionData
+from trueline.data.datamodule import ROWS_AT_ONCE, RegressionData
+from trueline.data.memory import bytes_for_rows
 from trueline.data.mixing import mixing
 from trueline.data.order import InOrder, RowOrder
 from trueline.data.problems import serving_problems
@@ -18,13 +19,15 @@ from trueline.errors import RequestError
 
 Array = NDArray[Any]
 
-ROWS_AT_ONCE = 2**14
-IN_MEMORY = 2**28
-"""Bytes of rows up to which they are held in memory."""
+InMemory = int | Literal["auto"]
+"""Bytes of rows up to which they are held in memory; auto for a share of what is available."""
+LARGE = 2**28
+"""Bytes of rows above which they are shuffled in an order that suits a file. Where they lie does
+not matter to the order, so that a training can go on where there is more memory, or less."""
 SEGMENT_BYTES = 2**20
-"""Of neighbours that are read together where rows in a file are shuffled."""
+"""Bytes of neighbours that are read together where many rows are shuffled."""
 POOL_BYTES = 2**27
-"""Of rows in a file that are in memory at once, and are mixed among themselves."""
+"""Bytes of many rows that are mixed among themselves; of a file they are in memory at once."""
 
 
 class Gathered:
@@ -55,13 +58,13 @@ class Gathered:
         n_targets: int,
         weighted: bool,
         dtype: np.dtype[Any],
-        in_memory: int = IN_MEMORY,
+        in_memory: InMemory = "auto",
     ) -> None:
         self.n_features = n_features
         self.n_targets = n_targets
         self.weighted = weighted
         self.dtype = dtype
-        self.in_memory = in_memory
+        self.in_memory = bytes_for_rows() if in_memory == "auto" else in_memory
         self._parts: list[Array] = []
         self._bytes = 0
         self.spool: Spool | None = None
@@ -70,10 +73,16 @@ class Gathered:
     def __len__(self) -> int:
         return len(self.spool) if self.spool is not None else sum(map(len, self._parts))
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        width = self.n_features + 1 + self.n_targets + self.weighted
+        return width * self.dtype.itemsize
+
     def append(self, X: Array, y: Array, weight: Array | None = None) -> None:
         """Add rows: X of shape (n, n_features), y (n, n_targets), weight (n,)."""
         n, f = X.shape
-        rows = np.ones((n, f + 1 + self.n_targets + self.weighted), self.dtype)
+        rows = np.ones((n, self.row_bytes // self.dtype.itemsize), self.dtype)
         rows[:, :f], rows[:, f + 1 : f + 1 + self.n_targets] = X, y
         if weight is not None:
             rows[:, -1] = weight
@@ -177,7 +186,7 @@ class Gathered:
 
 
 def gather(
-    blocks: Iterable[Any], n_features: int, n_targets: int, weighted: bool, in_memory: int
+    blocks: Iterable[Any], n_features: int, n_targets: int, weighted: bool, in_memory: InMemory
 ) -> Gathered | None:
     """Gather the rows of blocks; None where there are none.
 
@@ -199,8 +208,8 @@ def gather(
 class GatheredData(RegressionData):
     """Rows that have been gathered, in memory or in a file.
 
-    Of rows in a file, large parts are read one after another and mixed in memory, segment by
-    segment from all over the file, as `trueline.data.order` has it.
+    Many rows are shuffled in large parts that come one after another. A part consists of segments
+    from all over the rows, as `trueline.data.order` has it, in a file and in memory alike.
 
     Args:
         rows: In memory or in a file.
@@ -229,16 +238,17 @@ class GatheredData(RegressionData):
         self.spooled, self.joined = rows.as_dataset(), None
         n = len(rows)
         order: RowOrder = RowOrder(n, True, seed) if shuffle else InOrder(n)
+        row = rows.row_bytes
+        if shuffle and n * row > LARGE:
+            # Whole batches, so that none has rows of two pools.
+            size = min(batch_size or n, n)
+            segment = size * max(1, round(SEGMENT_BYTES / row / size))
+            pool = segment * max(1, round(POOL_BYTES / row / segment))
+            order = RowOrder(n, True, seed, pool, segment)
         if self.spooled is None:
             self.joined, *batch = map(torch.from_numpy, rows.joined())
             self.X, self.y = batch[:2]
             self.sample_weight = batch[2] if rows.weighted else None
-        elif shuffle:
-            # Whole batches, so that none has rows of two pools.
-            size, row = min(batch_size or n, n), self.spooled.spool.row_bytes
-            segment = size * max(1, round(SEGMENT_BYTES / row / size))
-            pool = segment * max(1, round(POOL_BYTES / row / segment))
-            order = RowOrder(n, True, seed, pool, segment)
         if not rows.largest:
             rows.change_features(None)
         self._longest = rows.longest

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trueline.data.gathered import IN_MEMORY, Gathered, GatheredData
+from trueline.data.gathered import Gathered, GatheredData, InMemory
 from trueline.errors import RequestError
 
 BLOCK = 2**12
@@ -27,7 +27,8 @@ class SyntheticData(GatheredData):
         shuffle: Whether each epoch visits the rows in an order of its own.
         seed: Seed of the rows and of those orders, ≥ 0.
         dtype: In which the rows are held.
-        in_memory: Bytes of rows up to which they are held in memory; more are in a file.
+        in_memory: Bytes of rows up to which they are held in memory, more being in a file; auto is
+            a quarter of the available memory.
 
     Attributes:
         weight: What the rows were made with, shape (n_features,) or (n_features, n_targets).
@@ -49,7 +50,7 @@ class SyntheticData(GatheredData):
         shuffle: bool = False,
         seed: int = 0,
         dtype: Literal["float64", "float32"] = "float64",
-        in_memory: int = IN_MEMORY,
+        in_memory: InMemory = "auto",
     ) -> None:
         counts = {"n_samples": n_samples, "n_features": n_features, "n_targets": n_targets}
         wrong = [f"{name}: expected 1 or more; found {n}" for name, n in counts.items() if n < 1]

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 
 from trueline.data.blocks import BatchLoader
-from trueline.data.gathered import IN_MEMORY, Gathered, GatheredData, gather
+from trueline.data.gathered import Gathered, GatheredData, InMemory, gather
 from trueline.data.learned import Asked, Learned
 from trueline.data.problems import serving_problems
 from trueline.data.table_rows import TableRows
@@ -56,7 +56,8 @@ class TableData(GatheredData):
         shuffle: Whether each epoch visits the rows in an order of its own.
         seed: Seed of those orders, and of what is held out, ≥ 0.
         dtype: In which the rows are held.
-        in_memory: Bytes of rows up to which they are held in memory; more are in a file.
+        in_memory: Bytes of rows up to which they are held in memory, more being in a file; auto is
+            a quarter of the available memory.
         like: A checkpoint whose columns and scaling are taken over; the command line gives that of
             --ckpt_path. What else is given of columns and scaling must agree with it, and the rows
             are read when they are first asked for.
@@ -92,7 +93,7 @@ class TableData(GatheredData):
         shuffle: bool = False,
         seed: int = 0,
         dtype: Literal["float64", "float32"] = "float64",
-        in_memory: int = IN_MEMORY,
+        in_memory: InMemory = "auto",
         like: str | None = None,
     ) -> None:
         # Here, and not above: a training on other data does not wait for the table reader.
@@ -278,7 +279,7 @@ def _gather(
     columns: "Columns",
     missing: Literal["error", "drop"],
     dtype: Literal["float64", "float32"],
-    in_memory: int,
+    in_memory: InMemory,
 ) -> Gathered:
     """Read all rows.
 
