@@ -4,10 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import csv, feather, parquet
+
+from trueline.terminal.progress_bar import TrainingBar
 
 Cli = Callable[..., Any]
 KINDS = ("red", "blue", "green")
@@ -170,3 +174,123 @@ def test_batch_of_more_rows_than_are_held_out_trains(
     run = cli("fit", *data, "--data.batch_size=25")
     assert run.status == 2
     assert "--data.batch_size: expected 1 to 24, the number of rows; found 25" in run.stderr
+
+
+TEXTS = ['a, "b"', "two\nlines", "plain", "", None]
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary", "binary"])
+def test_texts_of_every_kind_come_back_as_they_were(cli: Cli, tmp_path: Path, kind: str) -> None:
+    text = pa.array(TEXTS)
+    text = text.dictionary_encode() if kind == "dictionary" else text.cast(getattr(pa, kind)())
+    table = pa.table({"x": [1.0, 2, 3, 5, 8], "y": [2.0, 4, 7, 9, 17], 'te"xt,': text})
+    path = write(tmp_path / "t.arrow", table)
+    assert cli("fit", "--data=TableData", path, "--data.target=y", "--data.features=x").status == 0
+    for name in ("out.csv", "out.parquet"):
+        run = cli("predict", "--data=TableData", path, f"--predictions.path={name}")
+        assert run.status == 0, run.stderr
+    found = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert list(found) == ["x", "y", 'te"xt,', "prediction"]
+    assert list(found['te"xt,']) == [text or "" for text in TEXTS]
+    found = parquet.read_table(tmp_path / "out.parquet")['te"xt,']
+    assert found.cast(pa.string()).to_pylist() == TEXTS
+
+
+def test_column_that_csv_cannot_have_is_refused_by_name(cli: Cli, tmp_path: Path) -> None:
+    table = pa.table({"x": [1.0, 2, 3], "y": [2.0, 4, 7], "list": [[1], [2], None]})
+    path = write(tmp_path / "t.parquet", table)
+    assert cli("fit", "--data=TableData", path, "--data.target=y", "--data.features=x").status == 0
+    run = cli("predict", "--data=TableData", path)
+    assert run.status == 2
+    assert "expected columns that .csv can have, found 'list' of list<" in run.stderr
+    for option in ("--predictions.keys=x", "--predictions.path=out.parquet"):
+        assert cli("predict", "--data=TableData", path, option).status == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "options", "clash"),
+    [
+        ("prediction", [], True),
+        ("prediction", ["--data.target=y,z"], False),
+        ("prediction_y", ["--data.target=y,z"], True),
+        ("prediction_date", [], False),
+        ("confidence_low", [], False),
+        ("confidence_low", ["--predictions.intervals=confidence"], True),
+        ("prediction_high", ["--predictions.intervals=both"], True),
+        ("prediction_high_z", ["--data.target=y,z", "--predictions.intervals=both"], True),
+    ],
+)
+def test_column_named_as_predictions_are_is_never_overwritten(
+    cli: Cli, tmp_path: Path, column: str, options: list[str], clash: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    numbers = {name: rng.normal(size=20) for name in ("x", "y", "z", column)}
+    data = ("--data=TableData", write(tmp_path / "t.parquet", pa.table(numbers)))
+    targets = [o for o in options if o.startswith("--data")] or ["--data.target=y"]
+    assert cli("fit", *data, *targets, "--data.features=x").status == 0
+    run = cli("predict", *data, *options, "--predictions.path=out.csv")
+    if clash:
+        assert run.status == 2
+        assert f"expected no column named as predictions are, found {column}" in run.stderr
+        assert not (tmp_path / "out.csv").exists()
+        run = cli("predict", *data, *options, "--predictions.path=out.csv", "--predictions.keys=x")
+        assert run.status == 0, run.stderr
+    else:
+        assert run.status == 0, run.stderr
+        np.testing.assert_array_equal(read(tmp_path / "out.csv")[column], numbers[column])
+
+
+def test_targets_whose_predictions_would_have_one_name_are_refused(
+    cli: Cli, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    numbers = {name: rng.normal(size=20) for name in ("x", "y", "low_y")}
+    data = ("--data=TableData", write(tmp_path / "t.csv", pa.table(numbers)))
+    assert cli("fit", *data, "--data.target=y,low_y", "--data.features=x").status == 0
+    run = cli("predict", *data, "--predictions.intervals=prediction", "--predictions.keys=x")
+    assert run.status == 2
+    assert "found prediction_low_y" in run.stderr
+
+
+@pytest.fixture
+def model(cli: Cli, tmp_path: Path) -> str:
+    """Train on a table of 200,000 rows, so that predictions come in several batches."""
+    rows = columns_of(np.random.default_rng(6), 200_000)
+    path = write(tmp_path / "t.parquet", pa.table({name: rows[name] for name in ("a", "y", "key")}))
+    run = cli("fit", "--data=TableData", path, "--data.target=y", "--data.features=a")
+    assert run.status == 0, run.stderr
+    return path
+
+
+class Stop(pl.Callback):
+    """Ends a prediction in its second batch."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def on_predict_batch_end(self, *args: Any) -> None:
+        if args[4] == 1:
+            raise self.error
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), OSError(28, "No space left on device"), RuntimeError("other")]
+)
+def test_prediction_that_is_cut_short_leaves_no_file(
+    cli: Cli, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, error: Any, suffix: str
+) -> None:
+    out = tmp_path / f"out{suffix}"
+    command = ("predict", "--data=TableData", model, f"--predictions.path={out.name}")
+    with monkeypatch.context() as stopped:
+        stopped.setattr(TrainingBar, "on_predict_batch_end", Stop(error).on_predict_batch_end)
+        assert cli(*command).status != 0
+    assert not list(tmp_path.glob("out*"))
+    (tmp_path / f"{out.name}.partial").write_bytes(b"what a killed process leaves")
+    assert cli(*command).status == 0
+    assert len(read(out)) == 200_000
+    assert list(tmp_path.glob("out*")) == [out]
+    run = cli(*command)
+    assert run.status == 2
+    assert f"expected no file {out.name} yet, found one" in run.stderr
+    assert len(read(out)) == 200_000

@@ -119,7 +119,9 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write one batch."""
+        """Write one batch; end where the process was told to by SIGTERM, which Lightning notes."""
+        if trainer.received_sigterm:
+            raise KeyboardInterrupt
         if self._file is None:
             return
         data: Any = getattr(trainer, "datamodule", None)
