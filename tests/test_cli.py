@@ -1,6 +1,7 @@
 """The command line, and what a run leaves: help, precedence, files, result.json, predictions."""
 
 import csv
+import errno
 import importlib.metadata
 import inspect
 import re
@@ -500,3 +501,16 @@ def test_one_process_speaks_for_all(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("LOCAL_RANK", "1")
     run = cli("train")
     assert (run.status, run.stderr) == (2, "")
+
+
+def test_config_appears_whole_or_not_at_all(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("trueline.results.whole_files.os.fsync", full)
+        assert cli(*FIT, "2").status == 2
+    assert not [*tmp_path.rglob("config.yaml*"), *tmp_path.rglob("result.json*")]
+    assert cli(*FIT, "2").status == 0

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
@@ -26,6 +26,7 @@ from trueline.hooks import FewHooks
 from trueline.module import LinearRegression
 from trueline.results.predictions import PredictionWriter
 from trueline.results.run_folder import RUNS
+from trueline.results.whole_files import write_whole
 
 TRAINER_DEFAULTS = {
     # What the article's 15 points need at its learning rate, until the ninth digit stands still.
@@ -53,7 +54,19 @@ DATA_OPTIONS = (
 
 
 class SavedConfig(FewHooks, SaveConfigCallback):
-    """Leaves `config.yaml` in the log directory, and costs the steps nothing."""
+    """Leaves a whole `config.yaml` in the log directory, and costs the steps nothing."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the options, as the first process has them."""
+        log_dir = str(trainer.log_dir)  # asked for in all processes: the first one tells it
+        if "://" in log_dir:
+            super().setup(trainer, pl_module, stage)
+        elif trainer.is_global_zero and not self.already_saved:
+            text = self.parser.dump(self.config, skip_none=False)
+            path = Path(log_dir) / self.config_filename
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lambda file: file.write(text.encode()))
+            self.already_saved = True
 
 
 class OptionsCLI(LightningCLI):
