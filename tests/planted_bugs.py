@@ -92,6 +92,73 @@ class PenaltyForgotten(LinearRegression):
         return super().penalty() * 0
 
 
+class SubgradientToo(LinearRegression):
+    """Puts the L1 penalty into the gradient, which the threshold takes once more."""
+
+    def penalty(self) -> torch.Tensor:
+        return self.hparams["l1"] * self.weight.abs().sum()
+
+
+class ThresholdLeftOut(LinearRegression):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), **Thresholded.options(self))
+
+
+class Thresholded(LinearRegression):
+    """Takes torch's step, and a soft threshold of another size after it."""
+
+    @staticmethod
+    def options(module: LinearRegression) -> dict[str, Any]:
+        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
+        return {name: module.hparams[name] for name in names}
+
+    def threshold(self) -> float:
+        return self.hparams["lr"] * self.hparams["l1"]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), **self.options(self))
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        t = self.threshold()
+        with torch.no_grad():
+            self.weight.sub_(self.weight.clamp(-t, t))
+
+
+class ThresholdWithoutLr(Thresholded):
+    def threshold(self) -> float:
+        return self.hparams["l1"]
+
+
+class ThresholdOnBias(LinearRegression):
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        optimizer.param_groups[0]["l1"] = [self.hparams["l1"]] * 2
+        return optimizer
+
+
+class ThresholdDoubled(LinearRegression):
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        optimizer.param_groups[0]["l1"] = [2 * self.hparams["l1"], 0.0]
+        return optimizer
+
+
+class BufferWithoutThreshold(LinearRegression):
+    """Thresholds rightly, but remembers the gradients alone as momentum, as from a checkpoint."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        if self.hparams["momentum"]:
+            optimizer.register_step_post_hook(lambda *_: self.forget_pull(optimizer))
+        return optimizer
+
+    def forget_pull(self, optimizer: Any) -> None:
+        pull = self.hparams["l1"] * self.weight.detach().sign()
+        buffer = optimizer.state[self.weight]["momentum_buffer"]
+        optimizer.state[self.weight]["momentum_buffer"] = buffer - pull
+
+
 class LowerPrecision(LinearRegression):
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         low = self.weight.bfloat16() if self.weight.dtype == torch.float32 else self.weight.float()
@@ -427,6 +494,7 @@ class Planted:
 
 
 MOMENTUM = {"momentum": 0.9}
+LASSO = {"l1": 0.3}
 DAMPED = {"momentum": 0.9, "dampening": 0.5}
 CLIPPED = {"gradient_clip_val": 1.0}
 WINDOW = {"accumulate_grad_batches": 2}
@@ -466,6 +534,42 @@ PLANTED = [
     Planted(BatchChangedInPlace, 1, "loss", ""),
     Planted(PenaltyOnBias, 1, "loss", "the penalty took in the bias", {"l2": 0.1}),
     Planted(PenaltyForgotten, 1, "loss", "the penalty was left out", {"l1": 0.1}),
+    Planted(SubgradientToo, 1, "gradient of weight", "took in the L1 penalty", {"l1": 0.1}),
+    Planted(ThresholdLeftOut, 1, "weight", "threshold of the L1 penalty was left out", LASSO),
+    Planted(ThresholdWithoutLr, 1, "weight", "was not multiplied by lr", LASSO),
+    Planted(ThresholdOnBias, 1, "bias", "took in bias", LASSO),
+    Planted(ThresholdDoubled, 1, "weight", "l1 was 0.6 where 0.3 was meant", LASSO),
+    Planted(
+        Thresholded,
+        1,
+        "momentum of weight",
+        "momentum does not know of the soft threshold",
+        {**LASSO, "momentum": 0.9},
+        name="threshold after the heavy ball",
+    ),
+    Planted(
+        BufferWithoutThreshold,
+        1,
+        "momentum of weight",
+        "momentum does not know of the soft threshold",
+        {**LASSO, "momentum": 0.9, "dampening": 0.5},
+    ),
+    Planted(
+        Thresholded,
+        1,
+        "momentum of weight",
+        "momentum does not know of the soft threshold",
+        {**LASSO, "momentum": 0.9, "nesterov": True},
+        name="threshold after Nesterov's look ahead",
+    ),
+    Planted(
+        ThresholdDoubled,
+        1,
+        "momentum of weight",
+        "l1 was 0.6 where 0.3 was meant",
+        {**LASSO, "momentum": 0.9, "nesterov": True},
+        name="threshold doubled, with Nesterov",
+    ),
     Planted(PenaltyDoubled, 1, "loss", "the penalty was applied twice", {"l2": 0.1}),
     Planted(LowerPrecision, 1, "loss", "the loss was computed in"),
     Planted(TF32SlippedIn, 1, "loss", "the loss was computed in TF32", data=fine),

@@ -112,7 +112,7 @@ def test_columns_that_nearly_depend_are_not_named() -> None:
     [
         ({}, "standardise the columns: 1 epoch in the place of 29,852"),
         ({"lr": 1.0}, "lr 1 diverges: set --model.lr below 0.004938"),
-        ({"l1": 0.1}, "none: how long it takes is not known beforehand"),
+        ({"l1": 0.1}, "standardise the columns: 1 epoch in the place of 29,853"),
         ({"schedule": {"name": "StepLR"}}, "none: how long it takes is not known beforehand"),
     ],
 )

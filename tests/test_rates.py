@@ -15,7 +15,7 @@ from trueline.planning.rates import best_lr, best_momentum, heavy_ball, minibatc
 from trueline.reference import SGD, article
 from trueline.reference.triangle import Triangle, triangle
 
-PLAIN = {"dampening": 0.0, "nesterov": False, "weight_decay": 0.0, "l2": 0.0}
+PLAIN = {"dampening": 0.0, "nesterov": False, "weight_decay": 0.0, "l1": 0.0, "l2": 0.0}
 
 
 def spectral_radius(curvatures: np.ndarray, sgd: SGD) -> float:

@@ -60,7 +60,7 @@ def by_torch(
     bias.requires_grad_()
     loss = torch.nn.MSELoss()(X @ weight + bias, y)
     if l1 or l2:
-        loss = loss + (l1 * weight.abs().sum() + l2 * weight.square().sum())
+        loss = loss + (l1 * weight.detach().abs().sum() + l2 * weight.square().sum())
     loss.backward()
     found = {"loss": loss, "weight": weight.grad, "bias": bias.grad}
     return {name: value.detach().double().numpy() for name, value in found.items()}
@@ -75,7 +75,7 @@ def by_fractions(
     r = X @ weight + bias - y
     return {
         "loss": (r * r).sum() / y.size + l1 * np.abs(weight).sum() + l2 * (weight**2).sum(),
-        "weight": X.T @ r * Fraction(2, y.size) + l1 * np.sign(weight) + 2 * l2 * weight,
+        "weight": X.T @ r * Fraction(2, y.size) + 2 * l2 * weight,
         "bias": r.sum(axis=0) * Fraction(2, y.size),
     }
 

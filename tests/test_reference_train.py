@@ -103,20 +103,19 @@ def test_train_on_batches_in_a_given_order_agrees_with_loop_in_plain_floats(
     assert abs(weight[-1] - by_hand(as_they_come, 0.5, -1.0, 0.0005, momentum)[1][-1]) > 1e-3
 
 
-@pytest.mark.parametrize("l1", [0.0, 0.2])
 @pytest.mark.parametrize("l2", [0.0, 0.1])
-def test_train_with_several_features_agrees_with_torch(l1: float, l2: float) -> None:
+def test_train_with_several_features_agrees_with_torch(l2: float) -> None:
     rng = np.random.default_rng(5)
     features, targets = rng.normal(size=(20, 3)), rng.normal(size=20)
     options: Any = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
     initial = rng.normal(size=3)
-    trace = train(features, targets, initial, 0.5, SGD(**options), 50, LeastSquares(l1, l2))
+    trace = train(features, targets, initial, 0.5, SGD(**options), 50, LeastSquares(l2=l2))
     weight = torch.nn.Parameter(torch.tensor(initial))
     bias = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
     optimizer = torch.optim.SGD([weight, bias], **options)
     for k in range(51):
         mse = torch.nn.MSELoss()(torch.tensor(features) @ weight + bias, torch.tensor(targets))
-        loss = mse + l1 * weight.abs().sum() + l2 * weight.square().sum()
+        loss = mse + l2 * weight.square().sum()
         assert trace.loss[k] == pytest.approx(loss.item(), rel=1e-11)
         np.testing.assert_allclose(trace.weight[k], weight.detach(), rtol=1e-11, atol=1e-13)
         assert trace.bias[k] == pytest.approx(bias.item(), rel=1e-11, abs=1e-13)

@@ -84,9 +84,8 @@ def test_steps_ascend_values_are_numbers_and_the_layout_holds_tags_that_exist(
         beside |= {"crosscheck/worst_ratio", "limits/worst_ratio"}
     parameters = [tag for tag in tags if tag.startswith("parameters/")][:12]
     beside |= set(parameters)
-    if kind != "l1":
-        of_parameters = {tag.replace("parameters", "closed_form") for tag in parameters}
-        beside |= {"closed_form/loss"} | of_parameters
+    of_parameters = {tag.replace("parameters", "closed_form") for tag in parameters}
+    beside |= {"closed_form/loss"} | of_parameters
     assert shown == beside
 
 

@@ -18,6 +18,7 @@ from trueline.executions.execution import Execution
 from trueline.executions.loop import Executions
 from trueline.hyperparameters import problems
 from trueline.progress import QuickNotes, at_step_end, hide_max_steps, restore_max_steps, tell
+from trueline.proximal import ProximalSGD
 from trueline.schedule import Schedule, check_same_schedule
 from trueline.window import Window, widest_float
 
@@ -47,7 +48,8 @@ class LinearRegression(QuickNotes, LightningModule):
         nesterov: Nesterov's momentum; needs momentum > 0 and dampening 0.
         weight_decay: The optimizer's own decay, ≥ 0; unlike l2 it takes in the bias, and its
             gradient is weight_decay·θ.
-        l1: Strength of the L1 penalty, ≥ 0.
+        l1: Strength of the L1 penalty, ≥ 0. A soft threshold after each step applies it, so that
+            weights become exactly 0.
         l2: Strength of the L2 penalty, ≥ 0.
         init: Initial parameters: standard normal, as in the article, or zeros.
         schedule: Of the learning rate: `name`, a class in `torch.optim.lr_scheduler`, its options,
@@ -209,9 +211,13 @@ class LinearRegression(QuickNotes, LightningModule):
         return sample_weight[0].sum(dtype=widest_float(X.device)).item()
 
     def penalty(self) -> Tensor:
-        """Return the penalty of the objective, `l1·Σ|weight| + l2·Σweight²`, shape ()."""
+        """Return the penalty of the objective, `l1·Σ|weight| + l2·Σweight²`, shape ().
+
+        It has no gradient by L1, which has none at 0: the optimizer takes it by a soft threshold.
+        """
         h: Any = self.hparams
-        penalty: Tensor = h.l1 * self.weight.abs().sum() + h.l2 * self.weight.square().sum()
+        l1: Tensor = h.l1 * self.weight.detach().abs().sum()
+        penalty: Tensor = l1 + h.l2 * self.weight.square().sum()
         return penalty
 
     def training_step(self, batch: Batch | Block, batch_idx: int) -> dict[str, Tensor]:
@@ -349,11 +355,13 @@ class LinearRegression(QuickNotes, LightningModule):
         check_parameters(self)
 
     def configure_optimizers(self) -> Any:
-        """Return `torch.optim.SGD` with the hyperparameters of this module, and the schedule."""
+        """Return SGD with the hyperparameters of this module, and the schedule.
+
+        It is `torch.optim.SGD`, or with an L1 penalty `ProximalSGD`.
+        """
         h: Any = self.hparams
-        optimizer = torch.optim.SGD(
-            self.parameters(), h.lr, h.momentum, h.dampening, h.weight_decay, h.nesterov
-        )
+        rule = self.parameters(), h.lr, h.momentum, h.dampening, h.weight_decay, h.nesterov
+        optimizer = ProximalSGD(*rule, l1={self.weight: h.l1}) if h.l1 else torch.optim.SGD(*rule)
         if self.schedule is None:
             return optimizer
         # This module tells a schedule that waits for a plateau itself, see lr_scheduler_step.
@@ -416,6 +424,7 @@ class LinearRegression(QuickNotes, LightningModule):
             for group in state["param_groups"]:
                 group.update({n: h[n] for n in options if not (h.schedule and n == "lr")})
                 group["maximize"] = False
+                group.pop("l1", None)  # of a training with an L1 penalty
 
 
 def _is_table(trainer: Any) -> bool:

@@ -44,7 +44,7 @@ class FreeRun:
     def possible(judge: Judge) -> bool:
         """Return whether a step is an affine map: no L1 penalty, no clipping, one update rule."""
         reference = judge.reference
-        affine = isinstance(reference, LeastSquares) and not reference.l1
+        affine = isinstance(reference, LeastSquares) and not reference.thresholds
         return affine and judge.clipping is None and len(judge.rules) == 1
 
     def advance(self, step: Step, compared: list[Quantity]) -> Quantity:

@@ -95,7 +95,7 @@ class Judge:
                 )
             whole = names == list(self.layout.shapes)
             entries = slice(None) if whole else self.layout.indices(names)
-            rules.append(Rule(names, entries, rule))
+            rules.append(Rule(names, entries, rule, self._thresholds(entries)))
         ruled = [name for rule in rules for name in rule.names]
         if sorted(ruled) != sorted(trained):
             raise RequestError(
@@ -103,6 +103,14 @@ class Judge:
                 f"{', '.join(trained)}; found rules for {', '.join(ruled)}"
             )
         return rules, [name for name in self.layout.shapes if name not in gradients]
+
+    def _thresholds(self, entries: Any) -> Array | float:
+        """Return the strength of the L1 penalty on some entries; 0 where none of them has one."""
+        of_names = getattr(self.reference, "thresholds", {})
+        shapes = self.layout.shapes.items()
+        strengths = {name: np.full(shape, of_names.get(name, 0.0)) for name, shape in shapes}
+        found = self.layout.vector(strengths)[entries]
+        return found if found.any() else 0.0
 
     def size(self, batch: Any) -> float:
         """Return how much a batch counts beside others."""
@@ -186,10 +194,9 @@ class Judge:
             optimizer: Any = replace(rule.optimizer, lr=lr)
             buffer = None if step.buffer is None else step.buffer[at]
             state = step.before[at], gradient[at]
-            after[at], momentum = optimizer.step(*state, buffer)
-            allowed[at], kept = step_bound(
-                optimizer, *state, bound[at], buffer, self.arithmetic.parameters, lr_error
-            )
+            after[at], momentum = optimizer.step(*state, buffer, rule.l1)
+            rounding: Any = self.arithmetic.parameters, lr_error, rule.l1
+            allowed[at], kept = step_bound(optimizer, *state, bound[at], buffer, *rounding)
             found = step.lr[at]
             if np.isfinite(found).all():  # what no group has shows by not moving
                 zero = np.zeros_like(found)

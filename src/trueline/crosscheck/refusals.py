@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from trueline.errors import RequestError
+from trueline.proximal import ProximalSGD
 from trueline.reference.rounding import (
     BFLOAT16,
     BFLOAT16_MIXED,
@@ -80,7 +81,7 @@ def refused_in_model(
         )
     if not module.automatic_optimization:
         refused.append("manual optimization")
-    if len(optimizers) != 1 or type(optimizers[0]) is not torch.optim.SGD:
+    if len(optimizers) != 1 or type(optimizers[0]) not in (torch.optim.SGD, ProximalSGD):
         found = ", ".join(type(o).__name__ for o in optimizers) or "none"
         refused.append(f"optimizers other than one torch.optim.SGD (found {found})")
     elif optimizer is None:

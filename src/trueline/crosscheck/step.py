@@ -20,10 +20,12 @@ class Reference(Protocol):
     `parameters` maps the module's parameter names to float64 arrays of their shapes; `batch` is the
     training batch with each tensor an array, floating ones in float64.
 
-    Two more methods are used where a reference has them. `rounding_bound(parameters, batch,
-    arithmetic)` returns a bound on the loss and on each gradient; without it the bound is worked
-    out by running error analysis. `size(batch)` returns how much a batch counts beside others when
-    gradients are accumulated; without it, its number of rows.
+    Two more methods and an attribute are used where a reference has them.
+    `rounding_bound(parameters, batch, arithmetic)` returns a bound on the loss and on each
+    gradient; without it the bound is worked out by running error analysis. `size(batch)` returns
+    how much a batch counts beside others when gradients are accumulated; without it, its number of
+    rows. `thresholds` maps a parameter's name to the strength of its L1 penalty: the loss has the
+    penalty, the gradient has not, and the step takes it by a soft threshold.
     """
 
     def loss_and_gradient(
@@ -95,8 +97,10 @@ class Rule:
         names: Of the parameters.
         entries: Where they are in the vector.
         optimizer: The update rule; its lr is the one before any schedule.
+        l1: Strength of the L1 penalty on each of the entries; 0 where none of them has one.
     """
 
     names: list[str]
     entries: Any
     optimizer: SGD
+    l1: Array | float

@@ -78,7 +78,7 @@ def _reason_for_single_steps(trainer: Trainer, module: LightningModule, own: typ
     if asked == 1:
         return "--model.steps_per_execution 1"
     if h.l1:
-        return "an L1 penalty is not affine"
+        return "the soft threshold of an L1 penalty is not affine"
     if trainer.gradient_clip_val:
         return "gradient clipping is not affine"
     schedule = h.schedule or {}

@@ -14,6 +14,7 @@ from trueline.planning.convergence import CONVERGED_WITHIN, modes
 from trueline.planning.plan import Plan, Training, as_asked, make_plan
 from trueline.planning.plan_text import NEVER
 from trueline.planning.rates import heavy_ball, settles
+from trueline.planning.with_l1 import most_steps
 from trueline.reference.triangle import Triangle
 
 FINE = 1e-12
@@ -151,4 +152,6 @@ def planned_epochs(data: Any, model: LinearRegression) -> int:
     asked = _as_asked(data, model, FINE)
     if asked.epochs is not None:
         return max(1, min(math.ceil(ROOM * asked.epochs) + 1, MOST_EPOCHS))
-    return MOST_EPOCHS if data.full_batch else BATCHED_EPOCHS
+    if not data.full_batch:
+        return BATCHED_EPOCHS
+    return most_steps(data.trained_on) if model.hparams["l1"] else MOST_EPOCHS

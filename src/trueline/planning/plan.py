@@ -10,6 +10,7 @@ import numpy as np
 from trueline.planning import plan_text
 from trueline.planning.convergence import CONVERGED_WITHIN, epochs, modes
 from trueline.planning.rates import best_lr, heavy_ball
+from trueline.planning.with_l1 import NOT_IN_TIME, epochs_with_l1
 from trueline.reference import SGD
 from trueline.reference.solve import stable_lr
 from trueline.reference.triangle import Line, Triangle
@@ -187,9 +188,13 @@ def _training(
     rows: Triangle, start: Line, sgd: SGD, h: Mapping[str, Any], accuracy: float, unknown: str = ""
 ) -> Training:
     """Return how long a training takes; `unknown` says why that cannot be known, if it cannot."""
-    unknown = unknown or ("with an L1 penalty" if h["l1"] else "")
-    steps = None if unknown else epochs(rows, start, sgd, h["l2"], accuracy)
-    note = "" if steps is not None else unknown or plan_text.NEVER
+    if unknown:
+        steps, note = None, unknown
+    elif h["l1"]:
+        steps, note = epochs_with_l1(rows, start, sgd, h["l1"], h["l2"], accuracy), NOT_IN_TIME
+    else:
+        steps, note = epochs(rows, start, sgd, h["l2"], accuracy), plan_text.NEVER
+    note = note if steps is None else ""
     return Training(sgd.lr, sgd.momentum, steps, note)
 
 

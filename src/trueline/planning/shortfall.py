@@ -7,6 +7,7 @@ import numpy as np
 from trueline.planning.convergence import epochs, modes, unit_of_distance
 from trueline.planning.forecast import MOST_EPOCHS
 from trueline.planning.rates import settles
+from trueline.planning.with_l1 import epochs_with_l1
 from trueline.reference import SGD
 from trueline.reference.triangle import Line, Triangle
 
@@ -45,7 +46,10 @@ def remedy(rows: Triangle, line: Line, h: Any, within: float, full_batch: bool) 
         return MORE
     sgd = SGD(h.lr, h.momentum, h.dampening, h.nesterov, h.weight_decay)
     found = modes(rows, h.l2, h.weight_decay)
-    more = epochs(rows, line, sgd, h.l2, within)
+    if h.l1:
+        more = epochs_with_l1(rows, line, sgd, h.l1, h.l2, within)
+    else:
+        more = epochs(rows, line, sgd, h.l2, within)
     if more is not None and more <= MOST_EPOCHS:
         return f"give some {more:,} more epochs"
     if settles(found, MOST_EPOCHS):

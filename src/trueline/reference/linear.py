@@ -137,6 +137,9 @@ class LeastSquares:
     The bias is left out of the penalty, and since the loss is a mean, the strength of the penalty
     does not depend on the batch size. Where rows have weights, the mean is weighted by them.
 
+    The gradient is that of `mean(r²) + l2·Σweight²`. The L1 penalty has none at 0; the step takes
+    it by a soft threshold, see `SGD`.
+
     Args:
         l1: Strength of the L1 penalty, ≥ 0.
         l2: Strength of the L2 penalty, ≥ 0.
@@ -146,19 +149,21 @@ class LeastSquares:
         >>> parameters = {"weight": np.array([2.0]), "bias": np.array(0.0)}
         >>> loss, gradient = LeastSquares(l1=0.5, l2=0.25).loss_and_gradient(parameters, (X, y))
         >>> loss, gradient["weight"], gradient["bias"]
-        (np.float64(3.0), array([-1.5]), array(-2.))
+        (np.float64(3.0), array([-2.]), array(-2.))
     """
 
     l1: float = 0.0
     l2: float = 0.0
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The strength of the L1 penalty on each parameter that has one."""
+        return {"weight": self.l1} if self.l1 else {}
+
     def loss_and_gradient(
         self, parameters: Parameters, batch: Batch
     ) -> tuple[Any, dict[str, Array]]:
-        """Return the objective and its gradient at `parameters` over one batch.
-
-        At a weight of exactly 0 the L1 penalty has no derivative; the subgradient 0 is used, as
-        torch does.
+        """Return the objective, and the gradient of its smooth part, over one batch.
 
         Args:
             parameters: `weight` and `bias`.
@@ -192,7 +197,7 @@ class LeastSquares:
         if self.l1 or self.l2:
             penalties = self.l1 * np.abs(weight) + self.l2 * weight * weight
             loss = loss + penalties.sum(axis=(-2, -1))
-            by_weight = by_weight + self.l1 * np.sign(weight) + 2 * self.l2 * weight
+            by_weight = by_weight + 2 * self.l2 * weight
         return loss, {"weight": by_weight, "bias": (2 * part).sum(axis=-2)}
 
     def judge_steps(

@@ -138,7 +138,7 @@ def least_squares_bound(
         few = gamma(n_features * weight.shape[2] + 5, unit_roundoff)
         penalty = np.sum(l1 * size + l2 * size * size, axis=(1, 2))
         loss += few * (np.sum(share * reach * reach, axis=(1, 2)) + penalty)
-        by_weight = by_weight + few * (magnitude_T @ (2 * share * reach) + l1 + 2 * l2 * size)
+        by_weight = by_weight + few * (magnitude_T @ (2 * share * reach) + 2 * l2 * size)
     return loss, {"weight": by_weight, "bias": by_bias}
 
 
@@ -164,6 +164,7 @@ def step_bound(
     buffer: Array | None,
     unit_roundoff: float,
     lr_error: float = 0.0,
+    l1: Array | float = 0.0,
 ) -> tuple[Array, Array]:
     """Bound the rounding error of one SGD step, given that of the gradient.
 
@@ -178,6 +179,7 @@ def step_bound(
         buffer: Momentum buffer before the step; None at the first step.
         unit_roundoff: Of the arithmetic that is judged.
         lr_error: By which the learning rate in use may differ from that of `optimizer`.
+        l1: Strength of the L1 penalty, as `SGD.step` takes it.
 
     Returns:
         Bounds on the parameter and on the momentum buffer after the step.
@@ -187,19 +189,39 @@ def step_bound(
     if optimizer.weight_decay:
         size = size + optimizer.weight_decay * np.abs(parameter)
         error = error + three * size
-    buffer_error = error
-    if optimizer.momentum:
-        buffer_size = size
-        if buffer is not None:
-            kept = 1 - optimizer.dampening
-            buffer_size = optimizer.momentum * np.abs(buffer) + kept * size
-            buffer_error = kept * error + three * buffer_size
+    buffer_error, buffer_size, damped = error, size, 1.0
+    if optimizer.momentum and buffer is not None:
+        damped = 1 - optimizer.dampening
+        buffer_size = optimizer.momentum * np.abs(buffer) + damped * size
+        buffer_error = damped * error + three * buffer_size
+    lr = abs(optimizer.lr) + lr_error
+
+    def moved(start: Array, size: Array, error: Array) -> Array:
+        """Bound the error of start − lr·direction by the direction's size and error."""
+        error = lr * error + three * lr * size + lr_error * size
+        return np.asarray(error + gamma(1, unit_roundoff) * (start + lr * size))
+
+    start = np.abs(parameter)
+    if not np.any(l1):
         if optimizer.nesterov:
             size = size + optimizer.momentum * buffer_size
             error = error + optimizer.momentum * buffer_error + three * size
         else:
             size, error = buffer_size, buffer_error
-    lr = abs(optimizer.lr) + lr_error
-    moved = lr * size
-    error = lr * error + three * moved + lr_error * size
-    return np.asarray(error + gamma(1, unit_roundoff) * (np.abs(parameter) + moved)), buffer_error
+        return moved(start, size, error), buffer_error
+    if not optimizer.nesterov:
+        size, error = buffer_size, buffer_error
+    l1 = damped * l1
+    # The soft threshold brings no two numbers further apart than they and their thresholds are.
+    thresholded = moved(start, size, error) + (2 * lr_error + three * lr) * l1
+    # No pull exceeds l1, however small the learning rate that it is divided by.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pull_error = np.fmin(thresholded / np.maximum(lr - 2 * lr_error, 0), 2 * l1)
+    buffer_size = buffer_size + l1
+    buffer_error = buffer_error + pull_error + gamma(5, unit_roundoff) * buffer_size
+    reach = start + lr * size
+    after = thresholded + gamma(1, unit_roundoff) * reach
+    if optimizer.nesterov:
+        ahead = optimizer.momentum * buffer_size, optimizer.momentum * buffer_error
+        after = after + moved(reach, *ahead)
+    return np.asarray(after), buffer_error

@@ -72,7 +72,9 @@ def train(
             loss, gradient = objective.loss_and_gradient(parameters, (X[rows], y[rows]))
             stepped = {}
             for name, value in parameters.items():
-                stepped[name], buffers[name] = optimizer.step(value, gradient[name], buffers[name])
+                stepped[name], buffers[name] = optimizer.step(
+                    value, gradient[name], buffers[name], objective.thresholds.get(name, 0.0)
+                )
             parameters = stepped
             losses.append(loss)
             states.append(parameters)

@@ -122,7 +122,7 @@ class Triangle:
         Raises:
             ValueError: When the columns of `[1, x]` are linearly dependent.
         """
-        A, y = self._penalised(l2, weight_decay)
+        A, y = self.penalised(l2, weight_decay)
         p = self.columns
         length, rank = self._lengths_and_rank(A)
         if rank < p:
@@ -141,7 +141,7 @@ class Triangle:
         """Return how many columns of `[1, x]`, over their penalties, are linearly independent."""
         return _rank(self, l2, weight_decay)
 
-    def _penalised(self, l2: float, weight_decay: float) -> tuple[Array, Array]:
+    def penalised(self, l2: float, weight_decay: float) -> tuple[Array, Array]:
         """Return `[1, x − cₓ]` and y, each over a row for each penalised parameter."""
         p = self.columns
         strength = np.full(p, l2 + weight_decay / 2)
@@ -159,7 +159,7 @@ class Triangle:
         )
 
     def _lengths_and_rank(self, A: Array) -> tuple[Array, int]:
-        """Return the lengths of the columns of `_penalised` rows, and their rank."""
+        """Return the lengths of the columns of `penalised` rows, and their rank."""
         p = self.columns
         # With columns of length 1, neither units nor sizes decide what counts as dependent.
         length = np.linalg.norm(A, axis=0)
@@ -199,7 +199,7 @@ class Triangle:
 
 @lru_cache(maxsize=KEPT)
 def _rank(rows: Triangle, l2: float, weight_decay: float) -> int:
-    return rows._lengths_and_rank(rows._penalised(l2, weight_decay)[0])[1]
+    return rows._lengths_and_rank(rows.penalised(l2, weight_decay)[0])[1]
 
 
 @lru_cache(maxsize=KEPT)

@@ -76,6 +76,12 @@ class PredictionWriter(Callback):
             return
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, TableData):
+            if self.intervals != "none" and pl_module.hparams.get("l1"):
+                raise RequestError(
+                    "--predictions.intervals: expected a model without an L1 penalty, since "
+                    "intervals are those of least squares; found l1 "
+                    f"{pl_module.hparams['l1']}; leave it out"
+                )
             data.keys = _keys(data, self.keys, self.intervals)
             _check_types(data.table, data.keys, Path(self._asked or PREDICTIONS).suffix)
             return

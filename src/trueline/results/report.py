@@ -146,7 +146,7 @@ def result_of(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
 
     Returns:
         The entries of `result.json` but those that only a run knows, such as `epochs`, `seconds`
-        and `val_loss`. What is not known is None: the closed form under an L1 penalty, say, or the
+        and `val_loss`. What is not known is None: the summary under an L1 penalty, say, or the
         correlation where there is more than one feature and one target, or where rows have weights.
     """
     h: Any = pl_module.hparams
@@ -195,8 +195,9 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
     fit |= {name: getattr(data, name) for name in ("n_samples", "n_features", "n_targets")}
     if data.feature_names and data.target_names:
         fit |= {"features": list(data.feature_names), "targets": list(data.target_names)}
-        found = summarise(rows, data.feature_names, data.target_names)
-        fit["summary"] = [of_target.to_dict() for of_target in found]
+        if not h.l1:  # under which standard errors of least squares do not hold
+            found = summarise(rows, data.feature_names, data.target_names)
+            fit["summary"] = [of_target.to_dict() for of_target in found]
     fit["largest_stable_lr"] = data.largest_stable_lr(h)
     if data.n_features == data.n_targets == 1 and not data.weighted:
         fit["correlation"] = rows.correlation
@@ -209,7 +210,7 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
         fit["remedy"] = remedy(scaled, trained, h, CONVERGED_WITHIN, data.full_batch)
     if best.unique:
         # Penalties are of the weights as they are trained.
-        penalised = h.l2 or h.weight_decay
+        penalised = h.l1 or h.l2 or h.weight_decay
         closed = data.in_units(best.line) if penalised else rows.least_squares()
         fit["closed_form"] = {
             "weight": _plain(closed.weight),

@@ -36,11 +36,6 @@ def rows_of(trainer: Trainer, module: LightningModule) -> RegressionData | None:
     return data if ours else None
 
 
-def has_closed_form(module: LightningModule) -> bool:
-    """Return whether the objective may have a closed form: not with an L1 penalty."""
-    return not module.hparams["l1"]
-
-
 def limits(data: RegressionData, module: LightningModule) -> dict[str, float]:
     """Return the largest stable learning rate by its tag."""
     limit = data.largest_stable_lr(module.hparams)

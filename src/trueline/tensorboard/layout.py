@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from trueline.tensorboard.beside import has_closed_form, rows_of
+from trueline.tensorboard.beside import rows_of
 from trueline.tensorboard.names import (
     GRADIENT_NORM,
     LOSS_FLOOR,
@@ -25,7 +25,7 @@ def layout(trainer: Trainer, module: LightningModule) -> dict[str, Charts]:
     from trueline.crosscheck import CrossCheck  # which logs by way of this package
 
     data = rows_of(trainer, module)
-    best = data is not None and has_closed_form(module)
+    best = data is not None
     checked = any(isinstance(callback, CrossCheck) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     training = {
         "loss beside that of the closed form": chart(

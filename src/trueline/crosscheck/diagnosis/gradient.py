@@ -24,6 +24,11 @@ def causes_in_gradient(case: Case, at: slice) -> Iterator[str]:
             yield "the gradient of the step before was not zeroed"
     if len(step.parts) > 1 or step.divisor > 1:
         yield from _causes_in_window(case, at)
+    if (l1 := getattr(judge.reference, "thresholds", {}).get(name)) is not None:
+        twice = l1 * np.sign(step.before[at])
+        more = gamma(2, judge.arithmetic.parameters) * l1
+        if within(found, expected + twice, bound + more):
+            yield "the gradient took in the L1 penalty, which the step's soft threshold has"
     for factor, factor_name in factors_of(step.parts[0].batch).items():
         if within(found, factor * expected, max(1.0, factor) * bound):
             yield f"the gradient is {factor_name}"

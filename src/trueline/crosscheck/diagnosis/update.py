@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.crosscheck.diagnosis.case import Case, rule_at, within
+from trueline.crosscheck.diagnosis.threshold import causes_in_threshold
 from trueline.reference import SGD, Clipping
 from trueline.reference.rounding import gamma, step_bound
 
@@ -52,18 +53,27 @@ def causes_in_update(case: Case, at: slice) -> Iterator[str]:
     gradient, bound = judge.window(step)[2:]
     buffer = None if step.buffer is None else step.buffer[at]
     u = judge.arithmetic.parameters
+    name = judge.layout.name_at(at.start)
+    thresholds = getattr(judge.reference, "thresholds", {})
+    l1 = thresholds.get(name, 0.0)
 
-    def agrees(optimizer: SGD, clipping: Clipping | None, buffer: Array | None) -> bool:
+    def agrees(
+        optimizer: SGD = meant,
+        clipping: Clipping | None = judge.clipping,
+        buffer: Array | None = buffer,
+        by: float = l1,
+    ) -> bool:
         clipped, allowed = judge.varied(clipping=clipping).clip(gradient, bound)
-        expected, _ = optimizer.step(before, clipped[at], buffer)
-        arguments = (before, clipped[at], allowed[at], buffer, u, lr_error)
+        expected, _ = optimizer.step(before, clipped[at], buffer, by)
+        arguments = (before, clipped[at], allowed[at], buffer, u, lr_error, by)
         return within(after, expected, step_bound(optimizer, *arguments)[0])
 
     if np.array_equal(before, after):
-        name = judge.layout.name_at(at.start)
         yield f"{name} was not updated: is it among the optimizer's parameters?"
     if buffer is not None and agrees(meant, judge.clipping, np.zeros_like(buffer)):
         yield "momentum was left out, or its buffer emptied"
+    if thresholds:
+        yield from causes_in_threshold(case, at, meant, lambda l1: agrees(by=l1))
     # At the first step, Nesterov's momentum left out is the same as all momentum left out.
     alternatives = {
         "Nesterov's momentum was left out": replace(meant, nesterov=False),
@@ -91,7 +101,7 @@ def causes_in_update(case: Case, at: slice) -> Iterator[str]:
             yield f"the gradient was clipped by {other.algorithm}"
     if buffer is not None and meant.momentum:
         # The momentum that the buffer itself shows.
-        _, entered = meant.step(before, judge.clip(gradient, bound)[0][at], 0 * buffer)
+        _, entered = meant.step(before, judge.clip(gradient, bound)[0][at], 0 * buffer, l1)
         kept = step.buffer_after[at] - np.asarray(entered)
         shown = float(np.vdot(kept, buffer) / np.vdot(buffer, buffer))
         if agrees(replace(meant, momentum=shown), judge.clipping, buffer):
