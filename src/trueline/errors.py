@@ -1,5 +1,6 @@
 """The two ways a run ends badly, and how a message names an option."""
 
+import errno
 from contextvars import ContextVar
 
 on_command_line = ContextVar("on_command_line", default=False)
@@ -32,3 +33,27 @@ def option(name: str) -> str:
         'lr'
     """
     return f"--{name}" if on_command_line.get() else name.rpartition(".")[2]
+
+
+def explain(error: OSError, place: str) -> str:
+    """Say what the operating system refused, and what to change.
+
+    Args:
+        error: Refusal, with the file's name where it is known.
+        place: Option that says where files go.
+
+    Example:
+        >>> explain(OSError(errno.ENOSPC, "No space left on device", "a.csv"), "--path")
+        'expected to write a.csv, found: No space left on device; make room, or give another --path'
+    """
+    reason, number = error.strerror or str(error) or type(error).__name__, error.errno
+    if number in (errno.EMFILE, errno.ENFILE):
+        return f"expected to open a file, found: {reason}; allow more of them with ulimit -n"
+    if isinstance(error, ConnectionError | TimeoutError) or error.filename is number is None:
+        return f"expected an answer or a file, found: {reason}; give another address or file"
+    file = error.filename or "the files of the run"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"expected to write {file}, found: {reason}; make room, or give another {place}"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"expected to use {file}, found: {reason}; allow it, or give another {place}"
+    return f"expected to use {file}, found: {reason}; give another file, or another {place}"

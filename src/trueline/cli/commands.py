@@ -18,7 +18,7 @@ from trueline.cli.lightning_cli import TruelineCLI
 from trueline.cli.option_errors import one_line
 from trueline.compare import check_request, compare
 from trueline.crosscheck.matrix import EPOCHS, available_settings, run_matrix
-from trueline.errors import CheckFailed, RequestError, on_command_line
+from trueline.errors import CheckFailed, RequestError, explain, on_command_line
 from trueline.export.command import export
 from trueline.planning.convergence import CONVERGED_WITHIN
 from trueline.planning.forecast import forecast
@@ -68,10 +68,7 @@ def run(arguments: list[str]) -> None:
     except MisconfigurationException as error:
         raise RequestError(one_line(str(error))) from error
     except OSError as error:
-        raise RequestError(
-            f"expected to read and write files, found: {error}; make room or choose other paths, "
-            "such as --trainer.default_root_dir"
-        ) from error
+        raise RequestError(explain(error, "--trainer.default_root_dir")) from error
     except RuntimeError as error:
         if not re.search(LOST, str(error)):
             raise

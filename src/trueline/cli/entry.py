@@ -3,15 +3,16 @@
 This file imports neither torch nor Lightning before it knows that they are needed.
 """
 
-import io
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from trueline import __version__
 from trueline.errors import CheckFailed, RequestError
+from trueline.terminal.printing import discard, name_output, open_streams, to_whoever_reads
 
 HELP = """\
 Trueline trains linear regression, w*X + b, with PyTorch Lightning,
@@ -60,10 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 the run failed a check, 2 the request or the input was wrong.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal or pipe without Δ and µ
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        open_streams()
+        if argv is None:
+            name_output()
+        with to_whoever_reads():
+            return _main(list(sys.argv[1:] if argv is None else argv))
+    except RequestError as error:
+        return _fail(str(error), error.exit_status)
+
+
+def _main(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
@@ -72,7 +80,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not arguments or arguments[0] not in COMMANDS:
         found = arguments[0] if arguments else "nothing"
-        return _fail(f"expected a command, one of {', '.join(COMMANDS)}; found {found}", 2)
+        raise RequestError(f"expected a command, one of {', '.join(COMMANDS)}; found {found}")
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise RequestError(
+            f"working directory: expected one that is there, found: {error.strerror}; change to "
+            "another"
+        ) from error
     return _run(arguments)
 
 
@@ -85,7 +100,7 @@ def _run(arguments: list[str]) -> int:
         status = 0
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and not stop.code:
-            raise  # --help and --print_config
+            return 0  # --help and --print_config
         status = _fail("interrupted", 1)  # a training says how to go on instead, by CheckFailed
     except (RequestError, CheckFailed) as error:
         status = _fail(str(error), error.exit_status, shared=error.__cause__ is None)
@@ -116,10 +131,17 @@ def _fail(message: str, status: int, shared: bool = True) -> int:
     message = message if len(message) <= LONGEST else f"{message[:LONGEST]} …"
     rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")
     if not rank.isdigit() or int(rank) == 0:
-        print(f"trueline: error: {message}", file=sys.stderr)
+        _say(f"trueline: error: {message}")
     elif not shared and _joined():
-        print(f"trueline: error: process {rank}: {message}", file=sys.stderr)
+        _say(f"trueline: error: process {rank}: {message}")
     return status
+
+
+def _say(line: str) -> None:
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:  # a full disk: the status says it too
+        discard(sys.stderr)
 
 
 def _joined() -> bool:

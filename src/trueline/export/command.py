@@ -11,7 +11,7 @@ import yaml
 from trueline.checkpoints.reading import LAST, find_last, run_of
 from trueline.cli import plain_yaml
 from trueline.cli.option_errors import with_remedy
-from trueline.errors import RequestError
+from trueline.errors import RequestError, explain
 from trueline.export import document, graph
 from trueline.export.checking import Sample, Way, check, nameless_sample, table_sample
 from trueline.export.trained import Trained, restore
@@ -66,9 +66,7 @@ def export(arguments: list[str]) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, lambda file: file.write(content))
     except OSError as error:
-        raise RequestError(
-            f"--path: expected to write {out}, found: {error}; give another"
-        ) from error
+        raise RequestError(f"--path: {explain(error, '--path')}") from error
     print(f"line written to {out}; {said}")
 
 

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trueline.data import TableData
 from trueline.data.table_rows import TableBatch
-from trueline.errors import RequestError
+from trueline.errors import RequestError, explain
 from trueline.results.whole_files import WholeFile
 from trueline.statistics.summary import check_level
 
@@ -100,8 +100,9 @@ class PredictionWriter(Callback):
         if not trainer.is_global_zero:
             return
         self._check_free()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = WholeFile(self.path)
+        with self._naming():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = WholeFile(self.path)
         self._parquet, self._header_due = None, True
 
     def _check_free(self) -> None:
@@ -146,7 +147,8 @@ class PredictionWriter(Callback):
         for t, name in enumerate(targets):
             for kind, values in kinds.items():
                 columns[_name(kind, name, len(targets))] = _nullable(values[:, t], predicted)
-        self._write(columns)
+        with self._naming():
+            self._write(columns)
 
     def _kinds(
         self, data: Any, X: NDArray[Any], found: NDArray[Any]
@@ -198,12 +200,22 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the file in its place and say where it is."""
         if self._file is not None:
-            if self._parquet is not None:
-                self._parquet.close()
             self._check_free()
-            self._file.finish()
+            with self._naming():
+                if self._parquet is not None:
+                    self._parquet.close()
+                self._file.finish()
             self._file = None
             print(f"predictions written to {self.path}")
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Name the file that cannot be written, and the option that says where it goes."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self.path)
+            raise RequestError(explain(error, "--predictions.path")) from error
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

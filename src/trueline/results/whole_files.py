@@ -61,8 +61,10 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         write(whole.file)
         whole.finish()
-    except BaseException:
+    except BaseException as error:
         whole.discard()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a write that fails names none
         raise
 
 

@@ -1,10 +1,73 @@
-"""What is printed goes nowhere once nobody reads it any more."""
+"""What is printed goes nowhere once nobody reads it any more, and is missed where it should go."""
 
 import contextlib
+import io
 import os
 import select
 import sys
 from collections.abc import Iterator
+from typing import NoReturn, TextIO
+
+from trueline.errors import RequestError
+
+
+class StandardOutput(io.TextIOWrapper):
+    """Standard output that says what it is where it takes no more, as on a full disk."""
+
+    def write(self, text: str) -> int:
+        """Write as any text file does."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._refuse(error)
+
+    def flush(self) -> None:
+        """Write what is left."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._refuse(error)
+
+    def _refuse(self, error: OSError) -> NoReturn:
+        if isinstance(error, BrokenPipeError):
+            raise error  # nobody reads, see `to_whoever_reads`
+        discard(self)  # else Python would try once more as it ends
+        raise RequestError(
+            f"standard output: expected to write to it, found: {error.strerror}; make room, or "
+            "send it elsewhere"
+        ) from error
+
+
+def open_streams() -> None:
+    """Open the standard streams that the caller has closed, so that no file takes their numbers.
+
+    Raises:
+        RequestError: When standard output is one of them.
+    """
+    closed = []
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            closed.append(os.open(os.devnull, os.O_RDWR))  # which takes the lowest free number
+    sys.stdin = sys.stdin or os.fdopen(0)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+    if 1 in closed:
+        raise RequestError(
+            "standard output: expected it open, found it closed; send it to a file or to /dev/null"
+        )
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal or pipe without Δ and µ
+
+
+def name_output() -> None:
+    """Make this process's standard output a `StandardOutput`."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper):
+        options = out.encoding, out.errors, None, out.line_buffering, out.write_through
+        sys.stdout = StandardOutput(out.buffer, *options)
 
 
 @contextlib.contextmanager
@@ -19,7 +82,7 @@ def to_whoever_reads() -> Iterator[None]:
     except BrokenPipeError:
         if not _nobody_reads(sys.stdout.fileno()):
             raise  # it was another pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
 
 
 def _nobody_reads(file: int) -> bool:
@@ -28,3 +91,8 @@ def _nobody_reads(file: int) -> bool:
     poll = select.poll()
     poll.register(file, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def discard(stream: TextIO) -> None:
+    """Let what a stream still holds, and what is written to it from now on, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
