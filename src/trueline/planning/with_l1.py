@@ -79,7 +79,7 @@ def epochs_with_l1(
         >>> X = np.array([[1.0, 0.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, 0.0]])
         >>> start = Line(np.ones(2), np.zeros(()))
         >>> epochs_with_l1(triangle(X, 3 * X[:, 0] + 5), start, SGD(lr=0.3), 0.5, 0.0, 1e-6)
-        28
+        16
     """
     minimum = lasso(rows, l1, l2, sgd.weight_decay)
     H, T = hessian(rows, l2, sgd.weight_decay), rows.n_targets
