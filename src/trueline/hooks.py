@@ -23,6 +23,6 @@ class FewHooks(Callback):
 
 
 def has_hook(callback: Callback, name: str) -> bool:
-    """Return whether a callback has a hook of its own."""
-    own = getattr(type(callback), name)
-    return callable(own) and own is not getattr(Callback, name)
+    """Return whether a callback has a hook of its own, of its class or set on itself."""
+    own = getattr(callback, name)
+    return callable(own) and getattr(own, "__func__", own) is not getattr(Callback, name)

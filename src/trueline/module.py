@@ -20,6 +20,7 @@ from trueline.hyperparameters import problems
 from trueline.progress import QuickNotes, at_step_end, hide_max_steps, restore_max_steps, tell
 from trueline.proximal import ProximalSGD
 from trueline.schedule import Schedule, check_same_schedule
+from trueline.unchanged import definition, frozen, ineffective, loss_replaced
 from trueline.window import Window, widest_float
 
 CHECKPOINT_FORMAT = 1
@@ -54,7 +55,9 @@ class LinearRegression(QuickNotes, LightningModule):
         init: Initial parameters: standard normal, as in the article, or zeros.
         schedule: Of the learning rate: `name`, a class in `torch.optim.lr_scheduler`, its options,
             `interval` (epoch or step, epoch unless given), and for ReduceLROnPlateau `monitor`
-            (train/loss unless given; by steps there is no other).
+            (train/loss unless given; by steps there is no other). OneCycleLR leaves the momentum
+            alone unless `cycle_momentum` is true; CyclicLR cycles it unless that is false, as in
+            torch.
         steps_per_execution: How many steps are taken at once, in a turn of Lightning's loop, where
             that is possible: the same steps to rounding, see `trueline.recurrence`. auto takes as
             many as there are before something is due, such as a validation.
@@ -120,10 +123,28 @@ class LinearRegression(QuickNotes, LightningModule):
         return self._window.mse
 
     def setup(self, stage: str) -> None:
-        """Put numbers in the place of auto before a training."""
+        """Put numbers in the place of auto before a training, and refuse what cannot be trained.
+
+        Raises:
+            ValueError: When every parameter is frozen, or an attribute has no effect.
+        """
+        if names := ineffective(self):
+            raise ValueError(
+                f"{names[0]}: expected the method of that name, found a module or parameter too, "
+                f"which torch does not use in its place; subclass {type(self).__name__}, or "
+                "replace mse"
+            )
         if stage == "fit":
+            self._refuse_all_frozen()
             self.preprocessing = None  # that of this training comes with its rows
             self.tune(getattr(self.trainer, "datamodule", None))
+
+    def _refuse_all_frozen(self) -> None:
+        if not any(p.requires_grad for p in self.parameters()):
+            raise ValueError(
+                f"expected a parameter that requires a gradient, found {' and '.join(frozen(self))}"
+                " frozen; call requires_grad_(True) on one"
+            )
 
     def tune(self, data: Any) -> None:
         """Put numbers in the place of auto, in the hyperparameters.
@@ -138,6 +159,11 @@ class LinearRegression(QuickNotes, LightningModule):
         asked = [name for name in ("lr", "momentum") if h[name] == "auto"]
         if not asked:
             return
+        if names := frozen(self):
+            raise ValueError(
+                f"{asked[0]} auto: expected every parameter to be trained, found "
+                f"{' and '.join(names)} frozen; give a number"
+            )
         if not hasattr(data, "tuned"):
             raise ValueError(
                 f"{asked[0]} auto: expected a RegressionData as datamodule, whose rows tell which "
@@ -191,6 +217,11 @@ class LinearRegression(QuickNotes, LightningModule):
         if not sample_weight:
             return self.mse(prediction, y)  # type: ignore[no-any-return]
         _check_shape("sample_weight", sample_weight[0], prediction.shape[:1], "one for each row")
+        if replaced := loss_replaced(self):
+            raise ValueError(
+                f"sample_weight: expected torch.nn.MSELoss() as mse, found that {replaced}; leave "
+                "the weights out, or write a loss with weights in a subclass"
+            )
         # By torch's own function: under autocast it keeps to float32, as MSELoss does.
         by_row = torch.nn.functional.mse_loss(prediction, y, reduction="none")
         if by_row.ndim > 1:
@@ -261,7 +292,7 @@ class LinearRegression(QuickNotes, LightningModule):
         first epoch of a training that goes on from a checkpoint.
         """
         if not isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step()
+            Schedule.tick(scheduler)
         elif self.schedule is not None and self.schedule.interval == "step":
             scheduler.step(self.step_loss.item())
 
@@ -336,6 +367,7 @@ class LinearRegression(QuickNotes, LightningModule):
         trainer, window = self.trainer, self._window
         if self.execution is not None:
             return  # its steps have been taken
+        self._refuse_all_frozen()
         if trainer.accumulate_grad_batches > 1 or trainer.world_size > 1:
             loss = loss * window.take_in(trainer, self.size(window.batch), self.parameters())
         loss.backward()
@@ -396,7 +428,7 @@ class LinearRegression(QuickNotes, LightningModule):
         for name, value in self._metrics.items():
             self.trainer.callback_metrics[name] = torch.tensor(value, dtype=torch.float64)
         self._metrics = {}
-        self._executions.start(LinearRegression)
+        self._executions.start(LinearRegression, DEFINED)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up what `on_save_checkpoint` has added; hyperparameters stay those of this module.
@@ -420,9 +452,11 @@ class LinearRegression(QuickNotes, LightningModule):
         if states:
             check_same_schedule(checkpoint.get("hyper_parameters", {}), h)
         options = inspect.signature(torch.optim.SGD).parameters.keys() & h.keys()
+        if self.schedule:
+            options -= {"lr", "momentum"} if self.schedule.cycles_momentum else {"lr"}
         for state in states:
             for group in state["param_groups"]:
-                group.update({n: h[n] for n in options if not (h.schedule and n == "lr")})
+                group.update({n: h[n] for n in options})
                 group["maximize"] = False
                 group.pop("l1", None)  # of a training with an L1 penalty
 
@@ -430,6 +464,10 @@ class LinearRegression(QuickNotes, LightningModule):
 def _is_table(trainer: Any) -> bool:
     """Return whether the rows come from a table that knows columns and scaling."""
     return hasattr(getattr(trainer, "datamodule", None), "learned")
+
+
+DEFINED = definition(LinearRegression)
+"""The class as it is written here, to know it again where something has been replaced in it."""
 
 
 def _check_shape(name: str, found: Tensor, expected: torch.Size, what: str) -> None:

@@ -12,6 +12,9 @@ from torch.optim import lr_scheduler
 class Schedule:
     """A class of `torch.optim.lr_scheduler` with its options.
 
+    `OneCycleLR` leaves the momentum alone unless `cycle_momentum` is true: the momentum is the one
+    that was asked for. Everything else is as torch has it.
+
     Args:
         options: `name`, the class; `interval`, epoch (unless given) or step; `monitor`, the metric
             that a schedule waiting for a plateau watches, train/loss unless given; and the options
@@ -44,20 +47,44 @@ class Schedule:
                 "schedule: expected under name a class in torch.optim.lr_scheduler, such as "
                 f"StepLR; found {self.name}"
             )
+        if functions := [name for name, value in self.options.items() if not _is_plain(value)]:
+            return (
+                f"schedule: expected options of {self.name} that a checkpoint can hold, such as "
+                f"numbers and lists; found {functions[0]}; override configure_optimizers in a "
+                "subclass instead"
+            )
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], momentum=0.5)
         try:
-            scheduler(optimizer, **self.options)
+            self.scheduler(optimizer)
         except Exception as error:  # torch raises several types
             return f"schedule: expected options of {self.name}; found {self.options} ({error})"
         return None
+
+    @property
+    def cycles_momentum(self) -> bool:
+        """Whether the schedule changes the momentum too."""
+        return bool(self.options.get("cycle_momentum", self.name == "CyclicLR"))
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
         """Return the scheduler of torch that changes an optimizer's learning rates."""
         options = dict(self.options)
         if self.name == "OneCycleLR":
-            options["cycle_momentum"] = False  # the momentum is the one that was asked for
-            options["pct_start"] = float(options.get("pct_start", 0.3))  # torch takes no integer
+            options["cycle_momentum"] = self.cycles_momentum
+            if type(options.get("pct_start")) is int:  # which torch does not take
+                options["pct_start"] = float(options["pct_start"])
         return getattr(lr_scheduler, self.name)(optimizer, **options)
+
+    @staticmethod
+    def tick(scheduler: Any) -> None:
+        """Count a step or an epoch; after the last step of a OneCycleLR its learning rate stays.
+
+        There torch divides by 0 where `pct_start` is 1.
+        """
+        try:
+            scheduler.step()
+        except ZeroDivisionError:
+            if not isinstance(scheduler, lr_scheduler.OneCycleLR):
+                raise
 
     def ahead(
         self, scheduler: Any, group: Mapping[str, Any], batch: int, steps: int, per_epoch: int
@@ -85,7 +112,7 @@ class Schedule:
             lrs.append(optimizer.param_groups[0]["lr"])
             if self.interval == "step" or step % per_epoch == 0:
                 try:
-                    copy.step()
+                    self.tick(copy)
                 except ValueError:  # beyond its end
                     return lrs + lrs[-1:] * (steps - len(lrs))
         return lrs
@@ -105,6 +132,13 @@ class Schedule:
                 f"{self.monitor}"
             )
         return metrics[self.monitor]
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is a number, text, or a list of plain values."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, int | float | str)
 
 
 def check_same_schedule(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

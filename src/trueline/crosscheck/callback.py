@@ -28,12 +28,14 @@ from trueline.crosscheck.reading import batch_arrays, gather, training_rows
 from trueline.crosscheck.recorder import Recorder
 from trueline.crosscheck.refusals import arithmetic_of, refuse, refused_in_model, refused_settings
 from trueline.crosscheck.rows import RowCount, fingerprints, n_rows, same_kind
+from trueline.crosscheck.served import Served
 from trueline.crosscheck.step import Reference
 from trueline.crosscheck.trace import FEW_NUMBERS, chosen, moments_of, read
 from trueline.crosscheck.verdict import Failure, Tally
 from trueline.data.blocks import BatchLoader, Block
 from trueline.errors import CheckFailed, RequestError
 from trueline.executions.rows import Rows
+from trueline.module import LinearRegression
 from trueline.reference import SGD, LeastSquares
 from trueline.reference.composed import Moments
 from trueline.reference.plateau import ReduceLROnPlateau
@@ -123,12 +125,18 @@ class CrossCheck(Callback):
             "passed": failure is None and self.steps_checked > 0,
             "steps_checked": self.steps_checked,
             "steps_skipped": ledger.steps_skipped if ledger else 0,
-            "epochs_counted": ledger.rows.epochs if ledger and ledger.rows else 0,
+            "epochs_counted": self._epochs_counted,
             "worst_ratio": tally.worst_ratio,
             "worst_ratios": dict(tally.worst),
             "free_run": ledger.free_ratio if ledger else None,
             "first_failure": failure,
         }
+
+    @property
+    def _epochs_counted(self) -> int:
+        if self.ledger and self.ledger.rows:
+            return self.ledger.rows.epochs
+        return self._served.epochs if self._served else 0
 
     @property
     def knows_executions(self) -> bool:
@@ -152,6 +160,7 @@ class CrossCheck(Callback):
         self._told = False
         self._resumed: dict[str, Any] = {}
         self._moments: Moments | None = None
+        self._served: Served | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier training."""
@@ -220,18 +229,25 @@ class CrossCheck(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note the batch, and look whether the parameters are those that the last step left."""
+        loader: Any = trainer.train_dataloader
+        # Of such a training some steps may be single ones too.
+        in_blocks = getattr(loader, "ahead", None) is not None
+        dtype = next(pl_module.parameters()).dtype
         if isinstance(batch, Block):
-            loader: Any = trainer.train_dataloader
             arrays = batch_arrays(trainer.precision_plugin.convert_input(loader.example()))
         else:
-            arrays = self._recorder.start_batch(batch)
+            # The rows of blocks are counted in the dtype of the parameters.
+            given = [tensor.to(dtype) for tensor in batch] if in_blocks else batch
+            arrays = self._recorder.start_batch(given)
         if self.ledger is None:
             rows = None
-            if self.count_rows and not isinstance(batch, Block):
+            if self.count_rows and not in_blocks:
                 rows = training_rows(trainer)
             elif self.count_rows and _is_small(loader):
-                rows = training_rows(trainer, next(pl_module.parameters()).dtype)
+                rows = training_rows(trainer, dtype)
             self.ledger = self._open_ledger(trainer, arrays, batch_idx > 0, rows)
+            if isinstance(loader, BatchLoader):
+                self._served = Served(loader, int(trainer.num_training_batches))
         if moved := self._recorder.moved():
             self._fail(moved)
         self._observe(trainer)
@@ -256,6 +272,7 @@ class CrossCheck(Callback):
         if isinstance(batch, Block):
             self._enter_execution(trainer, pl_module, batch)
             return
+        self._count(trainer, trainer.current_epoch, batch_idx, 1)
         if not self._recorder.end_batch(outputs):
             return
         assert self.ledger is not None
@@ -264,27 +281,61 @@ class CrossCheck(Callback):
         if failures:
             self._fail(*failures)
         if step:
+            self._follow_frozen(pl_module, self._recorder.frozen)
             self.ledger.enter(step)
         self._metric_due = self._interval == "step"
         self._log(trainer)
         self._tell()
 
+    def _follow_frozen(self, pl_module: LightningModule, frozen: tuple[str, ...]) -> None:
+        """Judge what comes by the parameters that are free in it.
+
+        A `LinearRegression` freezes none by itself: its user did. A subclass may do so by mistake,
+        and other modules say by their reference what is trained.
+
+        Args:
+            pl_module: Module that is trained.
+            frozen: Names of its frozen parameters.
+        """
+        ledger = self.ledger
+        assert ledger is not None
+        if type(pl_module) is not LinearRegression or frozen == ledger.judge.frozen:
+            return
+        if ledger.free:
+            raise RequestError(
+                f"--free_run: expected the same parameters to be trained in all steps, found "
+                f"{' and '.join(frozen) or 'none'} frozen by now; leave it out"
+            )
+        ledger.settle()
+        ledger.judge = ledger.judge.freeze(frozen)
+
+    def _count(self, trainer: Trainer, epoch: int, batch: int, batches: int) -> None:
+        """Count rows by their numbers, where they are not counted by what was served."""
+        ledger, served = self.ledger, self._served
+        assert ledger is not None
+        if ledger.rows is not None or served is None or not self.count_rows:
+            return
+        if wrong := served.serve(epoch, batch, batches):
+            self._fail(Failure(trainer.global_step, f"rows of epoch {epoch}", cause=wrong))
+
     @np.errstate(all="ignore")  # numbers of a training that diverges overflow
     def _enter_execution(self, trainer: Trainer, pl_module: LightningModule, block: Block) -> None:
         """Enter the steps of an execution."""
-        ledger, execution = self.ledger, pl_module.execution
+        ledger, execution, served = self.ledger, pl_module.execution, self._served
         assert ledger is not None
+        assert served is not None
         first = trainer.global_step - execution.steps  # type: ignore[union-attr, operator]
         buffers, after, failures = self._recorder.end_execution(trainer.global_step)
         if failures:
             self._fail(*failures)
         ledger.settle()
+        self._follow_frozen(pl_module, ())  # else its steps would be single ones
         rows = execution.pieces[0].span.rows  # type: ignore[union-attr, index]
         if self._moments is None and rows.full_batch and not _is_small(rows.loader):
             self._moments = moments_of(rows)
         compared = self.watched_steps(rows, first, execution.steps)  # type: ignore[union-attr, arg-type]
         given = first, buffers, after, ledger.lr, self._moments, compared
-        traces = list(read(trainer, execution, block, *given))  # type: ignore[arg-type]
+        traces = list(read(served, execution, block, *given))  # type: ignore[arg-type]
         for trace in traces:
             ledger.enter_trace(trace)
         if ledger.rows is not None:
@@ -292,6 +343,12 @@ class CrossCheck(Callback):
             per_epoch = int(trainer.num_training_batches)
             whole, full = per_epoch == len(loader), loader.batch_size >= len(loader.dataset)
             ledger.count_rows(traces, whole, full)
+        elif not rows.full_batch:
+            self._count(trainer, *block)
+            if wrong := served.misgathered(rows, *block):
+                self._fail(
+                    Failure(trainer.global_step, f"rows of epoch {block.epoch}", cause=wrong)
+                )
         self._metric_due = self._interval == "step"
         self._log(trainer)
         self._tell()

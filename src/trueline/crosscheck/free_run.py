@@ -45,7 +45,7 @@ class FreeRun:
         """Return whether a step is an affine map: no L1 penalty, no clipping, one update rule."""
         reference = judge.reference
         affine = isinstance(reference, LeastSquares) and not reference.thresholds
-        return affine and judge.clipping is None and len(judge.rules) == 1
+        return affine and judge.clipping is None and len(judge.rules) == 1 and not judge.frozen
 
     def advance(self, step: Step, compared: list[Quantity]) -> Quantity:
         """Take the step from where the reference is, and compare with where training is.

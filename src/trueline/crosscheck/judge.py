@@ -61,7 +61,26 @@ class Judge:
         self.clipping = clipping
         self.arithmetic = arithmetic
         self.layout = layout
-        self.rules, self._untrained = self._find_rules(optimizer, *example)
+        self.rules, self.untrained = self._find_rules(optimizer, *example)
+        self.frozen: tuple[str, ...] = ()
+        self._without_frozen = self
+
+    def freeze(self, names: tuple[str, ...]) -> "Judge":
+        """Return the judge of steps that leave some parameters alone.
+
+        Args:
+            names: Names of the frozen parameters, all of them.
+        """
+        original = self._without_frozen
+        rules = []
+        for rule in original.rules:
+            kept = [name for name in rule.names if name not in names]
+            entries = rule.entries
+            if kept != rule.names:
+                entries = self.layout.indices(kept) if kept else np.empty(0, np.intp)
+            rules.append(Rule(kept, entries, rule.optimizer))
+        untrained = [n for n in self.layout.shapes if n in names or n in original.untrained]
+        return original.varied(frozen=names, rules=rules, untrained=untrained)
 
     def _find_rules(
         self, optimizer: SGD | Mapping[str, SGD], parameters: Array, batch: Any
@@ -139,8 +158,8 @@ class Judge:
             return 0.0, 0.0, zero, zero
         loss, gradients = self.reference.loss_and_gradient(arrays, batch)
         loss_bound, bounds = self.bounds(arrays, batch)
-        if self._untrained:
-            rest = {name: np.zeros(self.layout.shapes[name]) for name in self._untrained}
+        if self.untrained:
+            rest = {name: np.zeros(self.layout.shapes[name]) for name in self.untrained}
             gradients, bounds = {**gradients, **rest}, {**bounds, **rest}
         gradient, bound = self.layout.vector(gradients), self.layout.vector(bounds)
         refuse_unbounded(np.asarray(loss), np.asarray(loss_bound))
@@ -189,14 +208,16 @@ class Judge:
         """
         compared, after, allowed = [], step.before.copy(), np.zeros_like(bound)
         for k, rule in enumerate(self.rules):
+            if not rule.names:
+                continue
             at = (..., rule.entries)
             lr, lr_error = step.lrs[..., k, :1], step.lrs[..., k, 1:]
             optimizer: Any = replace(rule.optimizer, lr=lr)
             buffer = None if step.buffer is None else step.buffer[at]
-            state = step.before[at], gradient[at]
-            after[at], momentum = optimizer.step(*state, buffer, rule.l1)
-            rounding: Any = self.arithmetic.parameters, lr_error, rule.l1
-            allowed[at], kept = step_bound(optimizer, *state, bound[at], buffer, *rounding)
+            state = step.before[at], gradient[at], bound[at]
+            after[at], momentum, allowed[at], kept = self._step(
+                optimizer, *state, buffer, lr_error, rule.l1
+            )
             found = step.lr[at]
             if np.isfinite(found).all():  # what no group has shows by not moving
                 zero = np.zeros_like(found)
@@ -206,12 +227,39 @@ class Judge:
                 compared.append(Quantity("momentum", found, momentum, kept, rule.entries))
         return [*compared, Quantity("parameter", step.after, after, allowed)]
 
+    def _step(
+        self,
+        optimizer: SGD,
+        before: Array,
+        gradient: Array,
+        bound: Array,
+        buffer: Array | None,
+        lr_error: Array,
+    ) -> tuple[Any, Any, Any, Any]:
+        """Return parameters and momentum after a step, and the bounds on both.
+
+        A buffer is nan where a parameter that was frozen so far has none yet.
+        """
+
+        def step(buffer: Array | None) -> tuple[Any, ...]:
+            u = self.arithmetic.parameters
+            return (
+                *optimizer.step(before, gradient, buffer),
+                *step_bound(optimizer, before, gradient, bound, buffer, u, lr_error),
+            )
+
+        if buffer is None or not (new := np.isnan(buffer)).any():
+            return step(buffer)  # type: ignore[return-value]
+        pairs = zip(step(None), step(np.where(new, 0.0, buffer)), strict=True)
+        return tuple(np.where(new, first, later) for first, later in pairs)  # type: ignore[return-value]
+
     def can_judge_together(self, steps: list[Step]) -> bool:
         """Return whether `judge_together` takes these steps: of equal shape, one batch each."""
         return (
             len(steps) > 0
             and type(self.reference) is LeastSquares
             and self.clipping is None
+            and not self.untrained
             and self.arithmetic.uniform
             and all(len(s.parts) == 1 and s.divisor == 1 and not s.skipped for s in steps)
             and len({len(s.parts[0].batch[0]) for s in steps}) == 1

@@ -126,13 +126,10 @@ class Ledger:
         self.tally.add_steps(trace.numbers, worst)
         if out is None or self.first_failure:
             return
-        for k in range(len(trace.numbers)):
-            of_step = [_of_step(quantity, k, trace) for quantity in compared]
-            found = [quantity for quantity in of_step if quantity is not None]
-            failure = self._look(trace.step(k, gradient[k]), found)
-            if failure:
-                self.first_failure = failure
-                return
+        k = int(np.argmax(worst > 1))
+        of_step = [_of_step(quantity, k, trace) for quantity in compared]
+        found = [quantity for quantity in of_step if quantity is not None]
+        self.first_failure = self._look(trace.step(k, gradient[k]), found, trace.has_rows)
 
     def count_rows(self, traces: list[Trace], whole: bool, full_batch: bool) -> None:
         """Count the rows of an execution, but leave the end of its last epoch to an `EpochEnd`.
@@ -228,14 +225,19 @@ class Ledger:
         self._earlier = step
         return failure
 
-    def _look(self, step: Step, compared: list[Quantity]) -> Failure | None:
-        """Take comparisons into the tally; make a failure of the first that is out of bounds."""
+    def _look(self, step: Step, compared: list[Quantity], has_rows: bool = True) -> Failure | None:
+        """Take comparisons into the tally; make a failure of the first that is out of bounds.
+
+        Its likely cause is looked for where the step has its rows.
+        """
         out = self.tally.add(compared)
         if out is None:
             return None
         (kind, *arrays, entries), at, ratio = out
         entry = at if isinstance(entries, slice) else int(entries[at])
-        cause = likely_cause(Case(self.judge, step, self._earlier, self.lr), kind, entry)
+        cause = None
+        if has_rows:
+            cause = likely_cause(Case(self.judge, step, self._earlier, self.lr), kind, entry)
         name = quantity_name(kind, entry, self.judge.layout, len(step.parts))
         found, expected, bound = (float(array[at]) for array in arrays)
         return Failure(step.number, name, found, expected, bound, ratio, cause)

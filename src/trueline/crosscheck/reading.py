@@ -69,6 +69,11 @@ class ModuleState:
                 self._views[i] = parameter.data_ptr(), view
         return view
 
+    def frozen(self) -> tuple[str, ...]:
+        """Return the names of the parameters that require no gradient."""
+        pairs = zip(self.layout.shapes, self._parameters, strict=True)
+        return tuple(name for name, p in pairs if not p.requires_grad)
+
     def gradients(self) -> Array:
         """Return the gradients; 0 where there is none."""
         found = [p.grad for p in self._parameters]

@@ -35,6 +35,7 @@ class Recorder:
         # A training that starts anew has no momentum yet, whatever the optimizer holds.
         self._buffers = self._state.buffers() if self.first_step else None
         self._no_buffers = np.full_like(self.last, np.nan)
+        self.frozen: tuple[str, ...] = ()
         self.forget_window()
 
     @property
@@ -56,6 +57,7 @@ class Recorder:
     def start_step(self) -> None:
         """Note the gradients and the learning rates that the optimizer will use."""
         self._gradient = self._state.gradients()
+        self.frozen = self._state.frozen()
         self._lr = self._state.lrs()
 
     def end_batch(self, outputs: Any) -> bool:

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from trueline.errors import RequestError
+from trueline.module import LinearRegression
 from trueline.proximal import ProximalSGD
 from trueline.reference.rounding import (
     BFLOAT16,
@@ -23,6 +24,7 @@ from trueline.reference.rounding import (
     TENSOR_FLOAT,
     Arithmetic,
 )
+from trueline.unchanged import loss_replaced
 
 FOLLOWED = {
     "64-true": FLOAT64,
@@ -79,6 +81,8 @@ def refused_in_model(
             f"{type(module).__name__} with parameters {', '.join(names)} "
             "(give CrossCheck(reference=...) its loss and gradient in NumPy)"
         )
+    if reference is None and type(module) is LinearRegression and (other := loss_replaced(module)):
+        refused.append(f"another loss: {other} (give CrossCheck(reference=...) it in NumPy)")
     if not module.automatic_optimization:
         refused.append("manual optimization")
     if len(optimizers) != 1 or type(optimizers[0]) not in (torch.optim.SGD, ProximalSGD):

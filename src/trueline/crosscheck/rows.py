@@ -82,6 +82,19 @@ def n_rows(batch: Any) -> int:
     return len(arrays[0]) if arrays else 1
 
 
+def listed(rows: NDArray[np.int64], said: str) -> str:
+    """Say something of some rows by their numbers; nothing of no rows.
+
+    Example:
+        >>> listed(np.array([3, 7]), "never served"), listed(np.array([]), "never served")
+        ('rows 3, 7 never served', '')
+    """
+    if not len(rows):
+        return ""
+    numbers = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+    return f"row{'s' if len(rows) > 1 else ''} {numbers} {said}"
+
+
 def _columns(array: NDArray[Any]) -> NDArray[np.float64]:
     flat = len(array), math.prod(array.shape[1:])
     return array.astype(np.float64, copy=False).reshape(flat)
@@ -183,14 +196,11 @@ class RowCount:
         times = np.bincount(np.searchsorted(self._kinds, served), minlength=len(there))
         wrong = []
         for many, which in ((True, times > there), (False, (times < there) & whole)):
-            rows = np.sort(self._first[which])
-            if len(rows):
-                listed = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
-                said = "served more than once" if many else "never served"
-                if (there[which] > 1).any():
-                    said = "served too often" if many else "served too seldom"
-                wrong.append(f"row{'s' if len(rows) > 1 else ''} {listed} {said}")
-        return "; ".join(wrong) or None
+            said = "served more than once" if many else "never served"
+            if (there[which] > 1).any():
+                said = "served too often" if many else "served too seldom"
+            wrong.append(listed(np.sort(self._first[which]), said))
+        return "; ".join(filter(None, wrong)) or None
 
     def _replay(self, served: Fingerprints, epoch: int) -> str | None:
         """Tell the first epoch after a resume that visits the rows in the order of an earlier."""

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
 from trueline.crosscheck.learning_rate import MeantLr
-from trueline.crosscheck.reading import gather
+from trueline.crosscheck.served import Served
 from trueline.crosscheck.step import Part, Step
 from trueline.data.blocks import Block
 from trueline.data.spool import SpooledRows
@@ -59,6 +58,7 @@ class Trace:
         gradients: (len(reported), P).
         by_residuals: Whether they come from the residuals of each row.
         moments: Of the batch, where all steps share it and it is large.
+        has_rows: Whether `batch` holds the numbers of the rows, and not only their shapes.
     """
 
     numbers: Numbers
@@ -79,6 +79,7 @@ class Trace:
     gradients: Array
     by_residuals: bool
     moments: Moments | None
+    has_rows: bool
 
     def step(self, k: int, gradient: Array) -> Step:
         """Return one of the steps, with a gradient in the place of one that was not reported."""
@@ -146,7 +147,7 @@ def _with_axis(batch: tuple[Tensor, ...]) -> tuple[Array, ...]:
 
 
 def read(
-    trainer: Trainer,
+    served: Served,
     execution: Execution,
     block: Block,
     first: int,
@@ -159,7 +160,7 @@ def read(
     """Return the steps of an execution that are compared.
 
     Args:
-        trainer: That has just taken it.
+        served: The rows of each batch.
         execution: The latest.
         block: The batches that were served for it.
         first: How many steps came before it.
@@ -177,14 +178,16 @@ def read(
         within = mine - begun + start
         groups = [(slice(None), _all_rows(rows, moments))] if rows.full_batch else None
         # What was served, and not what the span says that it has taken.
-        served = block.batch + mine
-        for at, batch in groups or _batches(trainer, rows, block.epoch, served):
+        batches = block.batch + mine
+        for at, batch in groups or (
+            (at, served.rows(rows, numbers)) for at, numbers in served.numbers(block.epoch, batches)
+        ):
             steps, numbers = within[at], first + mine[at]
             if not len(steps):
                 continue
             first_of_all = span.start.buffers is None and span.rule.momentum and steps[0] == 0
             parts = [slice(0, 1), slice(1, None)] if first_of_all else [slice(None)]
-            epochs = block.epoch + served[at] // rows.per_epoch
+            epochs = block.epoch + batches[at] // rows.per_epoch
             for part in parts:
                 if len(steps[part]):
                     alone = batch if len(batch[0]) == 1 else tuple(a[part] for a in batch)
@@ -206,29 +209,6 @@ def _all_rows(rows: Rows, moments: Moments | None) -> tuple[Array, ...]:
         return tuple(np.broadcast_to(array, (1, n, *array.shape[1:])) for array in one)
     tensors = dataset.tensors if moments else [t.to(rows.dtype) for t in dataset.tensors]
     return tuple(array[None] for array in _with_axis(tuple(tensors)))
-
-
-def _batches(trainer: Trainer, rows: Rows, epoch: int, batches: Numbers) -> Iterator[Any]:
-    """Return some batches over all processes, those of equal size together."""
-    if not len(batches):
-        return
-    mine = [
-        (np.arange(len(batches))[at], _arrays(rows, Z, weight))
-        for at, Z, weight in rows.of(epoch, batches)
-    ]
-    everyone = gather(trainer, mine)
-    for k, (at, _) in enumerate(mine):
-        parts = zip(*(theirs[k][1] for theirs in everyone), strict=True)
-        yield at, tuple(np.concatenate(part, axis=1) for part in parts)
-
-
-def _arrays(rows: Rows, Z: Tensor, weight: Tensor | None) -> tuple[Array, ...]:
-    """Return X, y and weights in float64."""
-    # The training has them in its own precision first.
-    joined = Z.to(rows.dtype).double().cpu().numpy()
-    p = joined.shape[-1] - rows.n_targets
-    batch = joined[..., : p - 1], joined[..., p:]
-    return batch if weight is None else (*batch, weight.to(rows.dtype).double().cpu().numpy())
 
 
 def _vectors(states: Tensor | None) -> Any:
@@ -301,4 +281,5 @@ def _trace(
         gradients=points.gradients[at],
         by_residuals=not span.rows.full_batch,
         moments=moments,
+        has_rows=moments is None or not isinstance(span.rows.loader.dataset, SpooledRows),
     )

@@ -126,6 +126,7 @@ class Executor:
         if span is not None and self._left is not None:
             at = self._steps_between(span.position, position)
             same = self._left[0] == position and _equal(self._left[1], state)
+            same = same and span.rule == self.rule
             if at + steps == len(span) and same and torch.equal(span.lrs[at:], expected):
                 return span, at
             span.close()

@@ -13,7 +13,7 @@ from trueline.errors import RequestError
 from trueline.executions.execution import Execution
 from trueline.executions.executor import Executor
 from trueline.executions.lookahead import Lookahead
-from trueline.executions.method import choose
+from trueline.executions.method import choose, reason_by_now
 from trueline.executions.rows import Rows
 from trueline.executions.spans import State
 from trueline.progress import advance
@@ -41,15 +41,17 @@ class Executions:
         self.latest: Execution | None = None
         self.reason: str | None = None
 
-    def start(self, own: type) -> None:
+    def start(self, own: type, defined: Mapping[str, Any]) -> None:
         """Look how the steps of a training can be taken, and tell its loader.
 
         Args:
             own: The class whose steps are known to be affine.
+            defined: The definition of that class when it was made.
         """
         module, trainer = self._module, self._module.trainer
         self.latest = self._executor = None
-        method = choose(trainer, module, own)
+        self._defined = defined
+        method = choose(trainer, module, own, defined)
         self.reason = method.single_steps
         if self.reason:
             return
@@ -64,23 +66,43 @@ class Executions:
             module.device,
             lambda tensor: _add_up(trainer, tensor),
         )
-        rule = Rule(h.momentum, h.dampening, h.nesterov, h.weight_decay, h.l2)
-        self._executor = Executor(rows, rule, method.composed)
+        self._executor = Executor(rows, self._rule(), method.composed)
         self._executor.load_state_dict(self._saved or {})
         width = rows.width
         # What takes in all rows at each step looks at them once a span.
         numbers = width * (width if rows.full_batch else loader.batch_size)
         self._lookahead = Lookahead(trainer, h.steps_per_execution, loader, per_epoch, numbers)
-        loader.ahead = self._lookahead
+        loader.ahead = self._ahead
+
+    def _rule(self) -> Rule:
+        h: Any = self._module.hparams
+        return Rule(h.momentum, h.dampening, h.nesterov, h.weight_decay, h.l2)
+
+    def _ahead(self, epoch: int, batch: int) -> int | None:
+        """Return how many batches come next as a block; None for one, by Lightning's loop."""
+        self.reason = reason_by_now(self._module.trainer, self._module, self._defined)
+        if self.reason is None:
+            return self._lookahead(epoch, batch)
+        self.latest = None
+        return None
 
     def run(self, block: Block) -> tuple[Tensor, Tensor]:
         """Take the steps of a block.
 
         Returns:
             The objective and the mean squared error at the last step, shape ().
+
+        Raises:
+            RequestError: When the module has been changed after the batches were served.
         """
         assert self._executor is not None
         module, per_epoch = self._module, self._lookahead.per_epoch
+        if reason := reason_by_now(module.trainer, module, self._defined):
+            raise RequestError(
+                f"expected the module of the start of these {block.batches} steps, found that by "
+                f"now {reason}; set steps_per_execution 1"
+            )
+        self._executor.rule = self._rule()
         state = self._state()
         with torch.no_grad():
             execution = self._run(block, state)
@@ -163,7 +185,7 @@ class Executions:
         if schedule is not None and scheduler is not None:
             # Lightning's loop adds the last tick.
             for _ in range((block.batches if schedule.interval == "step" else epochs) - 1):
-                scheduler.step()
+                schedule.tick(scheduler)
 
     def _parameters(self) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
         return self._module.weight, self._module.bias

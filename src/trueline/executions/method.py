@@ -1,8 +1,9 @@
 """How a training takes its steps: through Lightning's loop, or many at once, and by which way."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
     EarlyStopping,
@@ -16,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from trueline.data.blocks import BatchLoader
 from trueline.hooks import has_hook
+from trueline.unchanged import changed, optimizer_changed
 
 LARGEST = {"64-true": 1e140, "32-true": 1e15}
 """Of what is squared and summed in these precisions; in others, steps are taken one by one."""
@@ -49,15 +51,18 @@ class Method(NamedTuple):
     composed: bool = True
 
 
-def choose(trainer: Trainer, module: LightningModule, own: type) -> Method:
+def choose(trainer: Trainer, module: Any, own: type, defined: Mapping[str, Any]) -> Method:
     """Choose how the steps of a training are taken.
 
     Args:
         trainer: At the start of its training.
         module: What it trains.
         own: The class whose training step is known to be affine.
+        defined: The definition of that class when it was made.
     """
-    reason = _reason_for_single_steps(trainer, module, own)
+    reason = _reason_for_single_steps(trainer, module, own) or reason_by_now(
+        trainer, module, defined
+    )
     if reason:
         return Method(reason)
     loader: Any = trainer.train_dataloader
@@ -71,25 +76,42 @@ def choose(trainer: Trainer, module: LightningModule, own: type) -> Method:
     return Method("with so many features, composing them costs more than a message for each")
 
 
-def _reason_for_single_steps(trainer: Trainer, module: LightningModule, own: type) -> str | None:
+def reason_by_now(trainer: Trainer, module: Any, defined: Mapping[str, Any]) -> str | None:
+    """Say why steps go through Lightning's loop one by one, of what may change during a training.
+
+    Args:
+        trainer: Of the training.
+        module: A LinearRegression that it trains.
+        defined: The definition of its class when it was made.
+    """
+    if module.hparams.l1:
+        return "the soft threshold of an L1 penalty is not affine"
+    if trainer.gradient_clip_val:
+        return "gradient clipping is not affine"
+    if trainer.accumulate_grad_batches > 1:
+        return "batches are accumulated"
+    if reason := changed(module, defined):
+        return reason
+    return optimizer_changed(module.optimizers(use_pl_optimizer=False), module)
+
+
+def _reason_for_single_steps(trainer: Trainer, module: Any, own: type) -> str | None:
     """Say why the steps of a training go through Lightning's loop one by one, if they do."""
     h: Any = module.hparams
     asked = h.steps_per_execution
     if asked == 1:
         return "--model.steps_per_execution 1"
-    if h.l1:
-        return "the soft threshold of an L1 penalty is not affine"
-    if trainer.gradient_clip_val:
-        return "gradient clipping is not affine"
-    schedule = h.schedule or {}
-    if schedule.get("name") == "ReduceLROnPlateau" and schedule.get("interval") == "step":
+    schedule = module.schedule
+    if schedule and schedule.name == "ReduceLROnPlateau" and schedule.interval == "step":
         return "the schedule waits for the loss of each step"
-    if trainer.accumulate_grad_batches > 1:
-        return "batches are accumulated"
+    if schedule and schedule.cycles_momentum:
+        return f"{schedule.name} cycles the momentum"
     if str(trainer.precision) not in LARGEST:
         return f"precision {trainer.precision} rounds each step"
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         return f"of {type(trainer.strategy).__name__}"
+    if getattr(trainer.strategy, "_ddp_comm_hook", None) is not None:
+        return "a hook of DDP changes the gradients"
     if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]
         return "the data is loaded anew"
     loader = trainer.train_dataloader
@@ -131,7 +153,10 @@ def operations(h: Any, loader: BatchLoader) -> tuple[float, float]:
 
 def _wants_every_step(callback: Callback, asked: int | Literal["auto"]) -> str | None:
     """Return the hook for which a callback must see each step, if it has one."""
-    if isinstance(callback, WITHOUT_EVERY_STEP) or getattr(callback, "knows_executions", False):
+    if getattr(callback, "knows_executions", False):
         return None
     hooks = INSIDE_A_STEP if asked != "auto" else (*INSIDE_A_STEP, *AROUND_A_STEP)
-    return next((name for name in hooks if has_hook(callback, name)), None)
+    own = (name for name in hooks if has_hook(callback, name))
+    if isinstance(callback, WITHOUT_EVERY_STEP):  # and what a subclass adds
+        own = (n for n in own if not getattr(callback, n).__module__.startswith("lightning."))
+    return next(own, None)

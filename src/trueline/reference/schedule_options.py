@@ -119,7 +119,10 @@ schedule StepLR: step_size: expected a whole number, 1 or more; found 0
     if name not in BY_NAME:
         raise ValueError(f"schedule: expected one of {', '.join(BY_NAME)}; found {name}")
     known = {field.name: field.default is MISSING for field in fields(BY_NAME[name])}
-    wrong = [
+    options, wrong = dict(options), []
+    if name == "OneCycleLR" and options.pop("cycle_momentum", False) is not False:
+        wrong.append("cycle_momentum: expected false, by which the momentum stays; found true")
+    wrong += [
         f"expected options among {', '.join(known)}; found {option}"
         for option in options
         if option not in known

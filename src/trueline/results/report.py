@@ -23,6 +23,7 @@ from trueline.results.versions import versions
 from trueline.statistics.summary import summarise
 from trueline.tensorboard import ending, texts
 from trueline.terminal.printing import to_whoever_reads
+from trueline.unchanged import is_least_squares
 
 
 class Report(FewHooks):
@@ -157,7 +158,7 @@ def result_of(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     return {
         "weight": _plain(trained.weight),
         "bias": _plain(trained.bias),
-        **_fit(data, as_trained, h),
+        **_fit(data, as_trained, h, is_least_squares(pl_module)),
         "steps": trainer.global_step,
         "lr": h.lr,
         "steps_at_once": _steps_at_once(pl_module),
@@ -179,7 +180,7 @@ def _steps_at_once(pl_module: LightningModule) -> str | None:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of a training that diverged
-def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
+def _fit(data: Any, trained: Line, h: Any, by_least_squares: bool) -> dict[str, Any]:
     """Hold the trained line against the data and against the closed form.
 
     Both in the units that they are trained in: in those of the table, the bias may have digits that
@@ -198,10 +199,11 @@ def _fit(data: Any, trained: Line, h: Any) -> dict[str, Any]:
         if not h.l1:  # under which standard errors of least squares do not hold
             found = summarise(rows, data.feature_names, data.target_names)
             fit["summary"] = [of_target.to_dict() for of_target in found]
-    fit["largest_stable_lr"] = data.largest_stable_lr(h)
+    if by_least_squares:
+        fit["largest_stable_lr"] = data.largest_stable_lr(h)
     if data.n_features == data.n_targets == 1 and not data.weighted:
         fit["correlation"] = rows.correlation
-    best = closed_form(data, h)
+    best = closed_form(data, h) if by_least_squares else None
     if best is None:
         return fit
     distance = best.distance(trained)

@@ -10,6 +10,7 @@ from trueline.data import RegressionData
 from trueline.planning.closed_form import ClosedForm
 from trueline.planning.convergence import CONVERGED_WITHIN
 from trueline.tensorboard.names import LOSS_FLOOR, LR_LIMIT, names
+from trueline.unchanged import is_least_squares
 
 Array = NDArray[np.float64]
 
@@ -30,10 +31,10 @@ def too_far(found: ClosedForm, parameters: Array) -> NDArray[np.bool_]:
 
 
 def rows_of(trainer: Trainer, module: LightningModule) -> RegressionData | None:
-    """Return the data of a training of ours; None where it is another."""
+    """Return the data of a training by least squares of ours; None for any other."""
     data: Any = getattr(trainer, "datamodule", None)
     ours = isinstance(data, RegressionData) and {"lr", "l1", "l2"} <= set(module.hparams)
-    return data if ours else None
+    return data if ours and is_least_squares(module) else None
 
 
 def limits(data: RegressionData, module: LightningModule) -> dict[str, float]:

@@ -11,6 +11,7 @@ from trueline.data import RegressionData
 from trueline.hooks import FewHooks
 from trueline.planning.closed_form import ClosedForm, closed_form, is_cheap, line_of
 from trueline.terminal.display import Display
+from trueline.unchanged import is_least_squares
 
 SHORT_SECONDS = 0.5
 """An evaluation that takes no longer has no bar."""
@@ -23,6 +24,8 @@ class TrainingBar(FewHooks, ProgressBar):
     Drawing costs nothing per step: the bar looks at the clock, and at the loss only when it draws.
     What is validated, tested or predicted without a training is shown in batches.
     """
+
+    knows_executions = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,6 +142,8 @@ class TrainingBar(FewHooks, ProgressBar):
 
     def _to_go(self, pl_module: LightningModule) -> float | None:
         """Return the distance to the closed form, None where it is not known."""
+        if not is_least_squares(pl_module):
+            return None
         if self._closed_form is None and self._asked is not None:
             self._closed_form = closed_form(*self._asked)
             self._asked = None

@@ -22,6 +22,8 @@ def likely_cause(case: Case, kind: str, entry: int) -> str | None:
         entry: Which entry of it: a part of the step for `loss`, else an entry of the parameters.
     """
     layout = case.judge.layout
+    if kind == "parameter" and layout.name_at(entry) in case.judge.untrained:
+        return f"{layout.name_at(entry)} must stay: it is frozen, or has no gradient"
     at = layout.slices[layout.name_at(entry)] if kind != "loss" else slice(None)
     causes = {
         "loss": lambda: causes_in_loss(case, entry),

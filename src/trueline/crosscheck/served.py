@@ -1,0 +1,185 @@
+"""Which rows each batch should have, by their numbers, and that an epoch has each row once.
+
+The judge takes the numbers from the order of the data, and the rows from the dataset by these
+numbers: never what training has gathered.
+"""
+
+from collections.abc import Iterator
+from copy import copy
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trueline.crosscheck.rows import listed
+from trueline.data.blocks import BatchLoader
+from trueline.data.spool import SpooledRows
+from trueline.executions.rows import Rows
+
+Array = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+
+COMPARED = 2**16
+"""Rows; those of a pool of the order, of which the gathered ones are compared together."""
+COMPARED_IN_FILE = 2**11
+"""The same of rows in a file, which are read by themselves."""
+ONE_IN = 16
+"""Of so many rows one is compared, so that comparing costs little beside the training."""
+
+
+class Served:
+    """The rows of a training's batches, by their numbers.
+
+    Args:
+        loader: Of the training.
+        per_epoch: Batches an epoch.
+
+    Attributes:
+        epochs: Number of whole epochs that had each row once.
+    """
+
+    def __init__(self, loader: BatchLoader, per_epoch: int) -> None:
+        self._loader = loader
+        self._per_epoch = per_epoch
+        self._order = copy(loader.sampler)  # which leaves what training has drawn alone
+        self._seen = np.zeros(len(loader.dataset), bool)
+        self._epoch = -1
+        self._n_served = 0
+        self._not_compared = np.inf
+        self.epochs = 0
+
+    def numbers(self, epoch: int, batches: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
+        """Return the row numbers of some batches over all processes, those of equal size together.
+
+        Args:
+            epoch: Epoch from whose first batch they are counted.
+            batches: Numbers of the batches, ascending.
+
+        Returns:
+            For each size, which of the batches have it, and their rows, shape (n, size).
+        """
+        n, size = len(self._loader.dataset), self._loader.batch_size
+        epochs, within = np.divmod(batches, self._per_epoch)
+        is_full = (within + 1) * size <= n
+        for of_this_size in (is_full, ~is_full):
+            which = np.flatnonzero(of_this_size)
+            if len(which):
+                first = within[which] * size
+                places = first[:, None] + np.arange(min(size, n - int(first[0])))
+                starts = np.flatnonzero(np.diff(epochs[which])) + 1
+                parts = zip(np.split(epochs[which], starts), np.split(places, starts), strict=True)
+                found = [self._order.at(epoch + int(of[0]), part).numpy() for of, part in parts]
+                yield which, np.concatenate(found)
+
+    def serve(self, epoch: int, batch: int, batches: int) -> str | None:
+        """Count the rows of consecutive batches; return what is wrong with an epoch of them.
+
+        Args:
+            epoch: Epoch of the first batch.
+            batch: Number of the first batch in its epoch.
+            batches: Number of batches.
+        """
+        if not self._loader.sampler.shuffle:
+            return None  # consecutive rows
+        wrong = None
+        while batches and wrong is None:
+            stop = min(batch + batches, self._per_epoch)
+            if epoch != self._epoch:
+                self._epoch, self._n_served = epoch, 0
+                self._seen[:] = False
+                self._mark(0, batch)  # of a training that goes on inside an epoch
+            self._mark(batch, stop)
+            if stop == self._per_epoch:
+                wrong = self.end()
+            batches -= stop - batch
+            epoch, batch = epoch + 1, 0
+        return wrong
+
+    def _mark(self, batch: int, stop: int) -> None:
+        numbers = self._numbers_of(batch, stop)
+        self._seen[numbers] = True
+        self._n_served += len(numbers)
+
+    def _numbers_of(self, batch: int, stop: int) -> Numbers:
+        n, size = len(self._seen), self._loader.batch_size
+        part = min(batch * size, n), min(stop * size, n)
+        return self._order.rows(self._epoch, *part).numpy()
+
+    def end(self) -> str | None:
+        """Return which rows of the epoch at hand were served more than once, and which never."""
+        n, size = len(self._seen), self._loader.batch_size
+        if np.count_nonzero(self._seen) == self._n_served:
+            self.epochs += self._n_served == n
+            return None
+        times = np.bincount(self._numbers_of(0, -(-self._n_served // size)), minlength=n)
+        wrong = [listed(np.flatnonzero(times > 1), "served more than once")]
+        if self._n_served == n:
+            wrong.append(listed(np.flatnonzero(times == 0), "never served"))
+        return "; ".join(filter(None, wrong))
+
+    def rows(self, rows: Rows, numbers: Numbers) -> tuple[Array, ...]:
+        """Return X, y and weights of some rows in the precision of the training, as float64.
+
+        Args:
+            rows: Of the training, for its precision.
+            numbers: Row numbers, any shape.
+
+        Returns:
+            Arrays of shape (*numbers.shape, columns); weights have no axis of columns.
+        """
+        dataset, flat = self._loader.dataset, numbers.reshape(-1)
+        if isinstance(dataset, SpooledRows):
+            tensors = dataset.split(dataset.spool.rows(flat))
+        else:
+            tensors = tuple(t[torch.from_numpy(flat)] for t in dataset.tensors)
+        X, y, *weights = (t.to(rows.dtype).double().numpy() for t in tensors)
+        shape = numbers.shape
+        given = X.reshape(*shape, -1), y.reshape(*shape, -1)
+        return (*given, *(weight.reshape(shape) for weight in weights))
+
+    def misgathered(self, rows: Rows, epoch: int, batch: int, batches: int) -> str | None:
+        """Compare some rows as training gathers them with the same rows by their numbers.
+
+        Args:
+            rows: Of the training.
+            epoch: Epoch of the first of the batches that training has taken.
+            batch: Number of the first batch in its epoch.
+            batches: Number of batches.
+
+        Returns:
+            What is wrong, or None.
+        """
+        size, loader = self._loader.batch_size, self._loader
+        self._not_compared += batches * size
+        if loader.world_size > 1 or self._not_compared < ONE_IN * COMPARED:
+            return None
+        self._not_compared = 0
+        epochs, last = divmod(batch + batches - 1, self._per_epoch)
+        first = 0 if epochs else batch
+        # The pool of the order that is at hand: its rows need not be fetched anew.
+        pool = min(loader.sampler.pool, COMPARED)
+        first = max(first, last * size // pool * pool // size)
+        compared = np.arange(first, last + 1)
+        if rows.spooled:
+            compared = compared[:: -(-len(compared) * size // COMPARED_IN_FILE)]
+        expected = {
+            int(k): numbers
+            for which, group in self.numbers(epoch + epochs, compared)
+            for k, numbers in zip(which, group, strict=True)
+        }
+        for at, Z, weight in rows.of(epoch + epochs, compared):
+            numbers = np.array([expected[k] for k in np.arange(len(compared))[at].tolist()])
+            pairs = zip(as_arrays(rows, Z, weight), self.rows(rows, numbers), strict=True)
+            for found, right in pairs:
+                if (differ := found != right).any():
+                    place = np.argwhere(differ)[0]
+                    return f"row {numbers[place[0], place[1]]} was gathered with other numbers"
+        return None
+
+
+def as_arrays(rows: Rows, Z: torch.Tensor, weight: torch.Tensor | None) -> tuple[Array, ...]:
+    """Return X, y and weights of gathered rows in the precision of the training, as float64."""
+    joined = Z.to(rows.dtype).double().cpu().numpy()
+    p = joined.shape[-1] - rows.n_targets
+    batch = joined[..., : p - 1], joined[..., p:]
+    return batch if weight is None else (*batch, weight.to(rows.dtype).double().cpu().numpy())
