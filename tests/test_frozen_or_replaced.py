@@ -32,6 +32,10 @@ def model(steps: int | str, **options: Any) -> LinearRegression:
     return LinearRegression(2, lr=0.05, steps_per_execution=steps, **options)
 
 
+def flat(m: LinearRegression) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in m.parameters()])
+
+
 def freeze(name: str) -> Change:
     return lambda m: getattr(m, name).requires_grad_(False)
 
@@ -148,7 +152,7 @@ def test_all_frozen_is_refused(make_trainer: Any) -> None:
 
 
 def test_what_needs_all_parameters_is_not_said_of_frozen_ones(
-    make_trainer: Any, tmp_path: Any
+    make_trainer: Any,
 ) -> None:
     m = model("auto")
     freeze("bias")(m)
@@ -180,7 +184,7 @@ def accumulated_hook(m: Any) -> None:
 
 
 def forward_hook(m: Any) -> None:
-    m.register_forward_hook(lambda module, given, found: found + 1)
+    m.register_forward_hook(lambda *given: given[-1] + 1)
 
 
 def own_step(m: Any) -> None:
@@ -211,7 +215,7 @@ def scaled_penalty(m: Any) -> None:
 
 
 def after_backward(m: Any) -> None:
-    m.on_before_optimizer_step = lambda optimizer: m.bias.grad.zero_()
+    m.on_before_optimizer_step = lambda *_: m.bias.grad.zero_()
 
 
 def sum_of_squares(m: Any) -> None:
@@ -223,7 +227,7 @@ def huber(m: Any) -> None:
 
 
 def hooked_loss(m: Any) -> None:
-    m.mse.register_forward_hook(lambda module, given, found: 3 * found)
+    m.mse.register_forward_hook(lambda *given: 3 * given[-1])
 
 
 REPLACED = [
@@ -241,7 +245,7 @@ def test_what_is_replaced_is_followed_and_not_passed_by_the_check(
         m = model(steps)
         change(m)
         make_trainer().fit(m, rows())
-        ends.append(torch.cat([p.detach().flatten() for p in m.parameters()]))
+        ends.append(flat(m))
         m = model(steps)
         change(m)
         with pytest.raises((CheckFailed, RequestError)):
@@ -250,9 +254,7 @@ def test_what_is_replaced_is_followed_and_not_passed_by_the_check(
     assert torch.equal(ends[0], ends[2])
     plain = model("auto")
     make_trainer().fit(plain, rows())
-    assert not torch.allclose(
-        torch.cat([p.detach().flatten() for p in plain.parameters()]), ends[0]
-    )
+    assert not torch.allclose(flat(plain), ends[0])
 
 
 class AtStart(Callback):
@@ -281,7 +283,7 @@ def test_an_optimizer_that_is_changed_is_followed(make_trainer: Any, change: Any
     for steps in (1, 7, "auto"):
         m = model(steps)
         make_trainer(callbacks=[AtStart(change)]).fit(m, rows())
-        ends.append(torch.cat([p.detach().flatten() for p in m.parameters()]))
+        ends.append(flat(m))
         with pytest.raises((CheckFailed, RequestError)):
             make_trainer(callbacks=[AtStart(change), CrossCheck()]).fit(model(steps), rows())
     assert torch.allclose(ends[0], ends[1], rtol=1e-12)

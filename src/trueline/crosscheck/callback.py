@@ -272,7 +272,7 @@ class CrossCheck(Callback):
         if isinstance(batch, Block):
             self._enter_execution(trainer, pl_module, batch)
             return
-        self._count(trainer, trainer.current_epoch, batch_idx, 1)
+        self._check_orders(trainer, trainer.current_epoch, batch_idx, 1)
         if not self._recorder.end_batch(outputs):
             return
         assert self.ledger is not None
@@ -309,13 +309,13 @@ class CrossCheck(Callback):
         ledger.settle()
         ledger.judge = ledger.judge.freeze(frozen)
 
-    def _count(self, trainer: Trainer, epoch: int, batch: int, batches: int) -> None:
-        """Count rows by their numbers, where they are not counted by what was served."""
+    def _check_orders(self, trainer: Trainer, epoch: int, batch: int, batches: int) -> None:
+        """Check the order of the rows, where they are not counted by what was served."""
         ledger, served = self.ledger, self._served
         assert ledger is not None
         if ledger.rows is not None or served is None or not self.count_rows:
             return
-        if wrong := served.serve(epoch, batch, batches):
+        if wrong := served.check_orders(epoch, batch, batches):
             self._fail(Failure(trainer.global_step, f"rows of epoch {epoch}", cause=wrong))
 
     @np.errstate(all="ignore")  # numbers of a training that diverges overflow
@@ -344,8 +344,9 @@ class CrossCheck(Callback):
             whole, full = per_epoch == len(loader), loader.batch_size >= len(loader.dataset)
             ledger.count_rows(traces, whole, full)
         elif not rows.full_batch:
-            self._count(trainer, *block)
-            if wrong := served.misgathered(rows, *block):
+            taken = block._replace(batches=execution.steps)  # type: ignore[union-attr, arg-type]
+            self._check_orders(trainer, *taken)
+            if wrong := served.misgathered(rows, *taken):
                 self._fail(
                     Failure(trainer.global_step, f"rows of epoch {block.epoch}", cause=wrong)
                 )

@@ -234,8 +234,8 @@ class Judge:
         gradient: Array,
         bound: Array,
         buffer: Array | None,
-        lr_error: Array,
-    ) -> tuple[Any, Any, Any, Any]:
+        lr_error: Any,
+    ) -> tuple[Any, ...]:
         """Return parameters and momentum after a step, and the bounds on both.
 
         A buffer is nan where a parameter that was frozen so far has none yet.
@@ -249,9 +249,9 @@ class Judge:
             )
 
         if buffer is None or not (new := np.isnan(buffer)).any():
-            return step(buffer)  # type: ignore[return-value]
+            return step(buffer)
         pairs = zip(step(None), step(np.where(new, 0.0, buffer)), strict=True)
-        return tuple(np.where(new, first, later) for first, later in pairs)  # type: ignore[return-value]
+        return tuple(np.where(new, first, later) for first, later in pairs)
 
     def can_judge_together(self, steps: list[Step]) -> bool:
         """Return whether `judge_together` takes these steps: of equal shape, one batch each."""

@@ -4,7 +4,7 @@ The judge takes the numbers from the order of the data, and the rows from the da
 numbers: never what training has gathered.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 
 import numpy as np
@@ -23,6 +23,8 @@ COMPARED = 2**16
 """Rows; those of a pool of the order, of which the gathered ones are compared together."""
 COMPARED_IN_FILE = 2**11
 """The same of rows in a file, which are read by themselves."""
+AT_ONCE = 2**16
+"""Row numbers that are summed together: a pool of the order, which stays in the caches."""
 ONE_IN = 16
 """Of so many rows one is compared, so that comparing costs little beside the training."""
 
@@ -35,16 +37,15 @@ class Served:
         per_epoch: Batches an epoch.
 
     Attributes:
-        epochs: Number of whole epochs that had each row once.
+        epochs: Number of epochs whose order has each row once.
     """
 
     def __init__(self, loader: BatchLoader, per_epoch: int) -> None:
         self._loader = loader
         self._per_epoch = per_epoch
         self._order = copy(loader.sampler)  # which leaves what training has drawn alone
-        self._seen = np.zeros(len(loader.dataset), bool)
-        self._epoch = -1
-        self._n_served = 0
+        self._sums: tuple[int, int] | None = None
+        self._checked = -1
         self._not_compared = np.inf
         self.epochs = 0
 
@@ -71,50 +72,38 @@ class Served:
                 found = [self._order.at(epoch + int(of[0]), part).numpy() for of, part in parts]
                 yield which, np.concatenate(found)
 
-    def serve(self, epoch: int, batch: int, batches: int) -> str | None:
-        """Count the rows of consecutive batches; return what is wrong with an epoch of them.
+    def check_orders(self, epoch: int, batch: int, batches: int) -> str | None:
+        """Return what is wrong with the orders of the epochs that some batches lie in.
+
+        Each order is checked once and as a whole: it must have every row once.
 
         Args:
             epoch: Epoch of the first batch.
             batch: Number of the first batch in its epoch.
             batches: Number of batches.
         """
-        if not self._loader.sampler.shuffle:
+        if not self._order.shuffle:
             return None  # consecutive rows
-        wrong = None
-        while batches and wrong is None:
-            stop = min(batch + batches, self._per_epoch)
-            if epoch != self._epoch:
-                self._epoch, self._n_served = epoch, 0
-                self._seen[:] = False
-                self._mark(0, batch)  # of a training that goes on inside an epoch
-            self._mark(batch, stop)
-            if stop == self._per_epoch:
-                wrong = self.end()
-            batches -= stop - batch
-            epoch, batch = epoch + 1, 0
-        return wrong
+        last = epoch + (batch + batches - 1) // self._per_epoch
+        for unchecked in range(max(epoch, self._checked + 1), last + 1):
+            self._checked = unchecked
+            if wrong := self._wrong_order(unchecked):
+                return wrong
+        return None
 
-    def _mark(self, batch: int, stop: int) -> None:
-        numbers = self._numbers_of(batch, stop)
-        self._seen[numbers] = True
-        self._n_served += len(numbers)
-
-    def _numbers_of(self, batch: int, stop: int) -> Numbers:
-        n, size = len(self._seen), self._loader.batch_size
-        part = min(batch * size, n), min(stop * size, n)
-        return self._order.rows(self._epoch, *part).numpy()
-
-    def end(self) -> str | None:
-        """Return which rows of the epoch at hand were served more than once, and which never."""
-        n, size = len(self._seen), self._loader.batch_size
-        if np.count_nonzero(self._seen) == self._n_served:
-            self.epochs += self._n_served == n
+    def _wrong_order(self, epoch: int) -> str | None:
+        n = len(self._loader.dataset)
+        parts = [(start, min(start + AT_ONCE, n)) for start in range(0, n, AT_ONCE)]
+        if self._sums is None:
+            self._sums = _sums(np.arange(*part) for part in parts)
+        if _sums(self._order.rows(epoch, *part).numpy() for part in parts) == self._sums:
+            self.epochs += 1
             return None
-        times = np.bincount(self._numbers_of(0, -(-self._n_served // size)), minlength=n)
-        wrong = [listed(np.flatnonzero(times > 1), "served more than once")]
-        if self._n_served == n:
-            wrong.append(listed(np.flatnonzero(times == 0), "never served"))
+        times = np.bincount(self._order.rows(epoch).numpy(), minlength=n)
+        wrong = [
+            listed(np.flatnonzero(times > 1), "served more than once"),
+            listed(np.flatnonzero(times == 0), "never served"),
+        ]
         return "; ".join(filter(None, wrong))
 
     def rows(self, rows: Rows, numbers: Numbers) -> tuple[Array, ...]:
@@ -175,6 +164,18 @@ class Served:
                     place = np.argwhere(differ)[0]
                     return f"row {numbers[place[0], place[1]]} was gathered with other numbers"
         return None
+
+
+def _sums(parts: Iterable[Numbers]) -> tuple[int, int]:
+    """Return the sums of numbers and of their squares, modulo 2⁶⁴.
+
+    They tell row numbers with one repeated from those with each once, in whatever order they come.
+    """
+    total = squares = 0
+    for numbers in parts:
+        total += int(numbers.sum())
+        squares += int(np.dot(numbers, numbers))
+    return total % 2**64, squares % 2**64
 
 
 def as_arrays(rows: Rows, Z: torch.Tensor, weight: torch.Tensor | None) -> tuple[Array, ...]:

@@ -163,9 +163,26 @@ class _Pools:
         for pool in range(part.start // size, -(-part.stop // size)):
             first = pool * size
             if self._numbers[0] != pool:
-                self._numbers = pool, self.at(np.arange(first, min(first + size, self._n)))
+                self._numbers = pool, self._of_pool(pool)
             found.append(self._numbers[1][max(part.start - first, 0) : part.stop - first])
         return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def _of_pool(self, pool: int) -> Numbers:
+        """Return the row numbers of a whole pool."""
+        starts, loose = self._parts(pool * self._pool)
+        rows = np.concatenate([(starts[:, None] + np.arange(self._segment)).ravel(), loose])
+        return rows[self._mixing(pool).run(0, len(rows))]
+
+    def _parts(self, begin: int) -> tuple[Numbers, Numbers]:
+        """Return the first rows of the segments of a pool, and its rows outside of segments.
+
+        Args:
+            begin: Slot at which the pool begins.
+        """
+        end, size = min(begin + self._pool, self._n), self._segment
+        whole = max(min(end, self._in_segments) - begin, 0)
+        starts = self._offset + size * self._order.run(begin // size, (begin + whole) // size)
+        return starts, self._rows(np.arange(begin + whole, end))
 
     def at(self, places: Numbers) -> Numbers:
         """Return the row numbers at ascending places."""
@@ -211,10 +228,10 @@ class _Pools:
 
     def _fill(self, place: Tensor, tensor: Tensor | Spool, begin: int) -> None:
         """Fetch the rows of a pool that begins at a slot."""
-        end, size = min(begin + self._pool, self._n), self._segment
-        whole = max(min(end, self._in_segments) - begin, 0)
-        starts = self._offset + size * self._order.run(begin // size, (begin + whole) // size)
-        loose = self._rows(np.arange(begin + whole, end))
+        size = self._segment
+        starts, loose = self._parts(begin)
+        whole = size * len(starts)
+        end = begin + whole + len(loose)
         if isinstance(tensor, Spool):
             for k, start in enumerate(starts.tolist()):
                 tensor.read(start, place[k * size : (k + 1) * size])
