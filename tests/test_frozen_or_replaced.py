@@ -330,3 +330,13 @@ def test_an_attribute_without_effect_is_refused(make_trainer: Any) -> None:
     m.loss = torch.nn.HuberLoss()  # type: ignore[assignment]
     with pytest.raises(ValueError, match="loss: expected the method of that name"):
         make_trainer().fit(m, rows())
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_frozen_under_an_l1_penalty(make_trainer: Any, name: str) -> None:
+    m, check = model("auto", momentum=0.5, l1=0.3), CrossCheck()
+    freeze(name)(m)
+    before = getattr(m, name).detach().double()
+    make_trainer(callbacks=[check]).fit(m, rows())
+    assert torch.equal(getattr(m, name), before)
+    assert check.report()["passed"]

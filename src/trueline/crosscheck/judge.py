@@ -78,7 +78,7 @@ class Judge:
             entries = rule.entries
             if kept != rule.names:
                 entries = self.layout.indices(kept) if kept else np.empty(0, np.intp)
-            rules.append(Rule(kept, entries, rule.optimizer))
+            rules.append(Rule(kept, entries, rule.optimizer, self._thresholds(entries)))
         untrained = [n for n in self.layout.shapes if n in names or n in original.untrained]
         return original.varied(frozen=names, rules=rules, untrained=untrained)
 
@@ -235,6 +235,7 @@ class Judge:
         bound: Array,
         buffer: Array | None,
         lr_error: Any,
+        l1: Any,
     ) -> tuple[Any, ...]:
         """Return parameters and momentum after a step, and the bounds on both.
 
@@ -244,8 +245,8 @@ class Judge:
         def step(buffer: Array | None) -> tuple[Any, ...]:
             u = self.arithmetic.parameters
             return (
-                *optimizer.step(before, gradient, buffer),
-                *step_bound(optimizer, before, gradient, bound, buffer, u, lr_error),
+                *optimizer.step(before, gradient, buffer, l1),
+                *step_bound(optimizer, before, gradient, bound, buffer, u, lr_error, l1),
             )
 
         if buffer is None or not (new := np.isnan(buffer)).any():
