@@ -178,10 +178,12 @@ def test_condition_number_is_of_columns_of_length_one() -> None:
 
 @pytest.mark.parametrize("n", [30, 5_000])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_later_ones_of_dependent_columns_are_left_out(n: int, weighted: bool) -> None:
-    X, y, w = problem(n, 3)
+def test_dependent_columns_have_no_coefficients_and_change_nothing_else(
+    n: int, weighted: bool
+) -> None:
+    X, y, w = problem(n, 4)
     weights, y = (w if weighted else None), y[:, 0]
-    a, b, c = X.T
+    a, b, c, d = X.T
     columns = [
         a,
         np.full(n, 0.1),
@@ -191,32 +193,39 @@ def test_later_ones_of_dependent_columns_are_left_out(n: int, weighted: bool) ->
         np.full(n, 1e9 / 3),
         1e9 + c,
         3 * b,
+        d,
     ]
     found = summary_of(np.column_stack(columns), y, weights)
     expected = summary_of(X, y, weights)
     assert found.aliased == ["x1", "x3", "x5", "x6", "x7"]
-    assert "x1, x3, x5, x6, x7" in found.notes[0]
-    left = [found.coefficients[j] for j in (0, 1, 3, 5)]
-    for ours, theirs in zip(left, expected.coefficients, strict=True):
-        np.testing.assert_allclose(ours[1:], theirs[1:], rtol=1e-9, atol=1e-13)
-    for j in (2, 4, 6, 7, 8):
-        assert set(found.coefficients[j][1:]) == {None}
+    assert found.undetermined == ["(intercept)", *(f"x{j}" for j in range(8))]
+    assert "(intercept), x0, x1, x2, x3, x4 and 3 more; " in found.notes[0]
+    assert "in every training row x1 = 0.1" in found.notes[0]
+    np.testing.assert_allclose(
+        found.coefficients[9][1:], expected.coefficients[4][1:], rtol=1e-9, atol=1e-13
+    )
+    for c in found.coefficients[:9]:
+        assert set(c[1:]) == {None}
     for figure in (*FIGURES, "residual_std_error", "condition_number", "rank"):
         assert getattr(found, figure) == pytest.approx(getattr(expected, figure), rel=1e-9), figure
-    # The same line: whatever stands in the columns that are left out.
+    # The same line, but not for rows in which the columns depend on each other otherwise.
     rows = triangle(np.column_stack(columns), y, weights)
-    new = np.column_stack(columns)[:5]
-    new[:, [1, 3, 5, 6, 7]] = -99
+    new = np.column_stack(columns)[:6]
+    new[range(1, 6), [1, 3, 5, 6, 7]] += 1e-3
+    new[3, 5] += 1
     for ours, theirs in zip(
-        intervals(rows, new), intervals(triangle(X, y, weights), X[:5]), strict=True
+        intervals(rows, new), intervals(triangle(X, y, weights), X[:6]), strict=True
     ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+        np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-9)
+        assert np.isnan(ours[1:]).all()
 
 
 def test_one_of_each_kind_depends_on_the_intercept_and_the_others() -> None:
     kinds = np.eye(4)[np.arange(9_999) % 4]
     found = summary_of(kinds, np.random.default_rng(0).normal(size=9_999))
     assert found.aliased == ["x3"]
+    assert found.undetermined == ["(intercept)", "x0", "x1", "x2", "x3"]
+    assert "in every training row x0 + x1 + x2 + x3 = 1" in found.notes[0]
 
 
 @pytest.mark.parametrize("share", [1e-7, 1e-9])
@@ -234,9 +243,8 @@ def test_no_more_rows_than_parameters_leave_no_errors() -> None:
         assert (found.rank, found.degrees_of_freedom) == (kept, 0)
         assert found.r2 == r2
         assert found.aliased == ["x0", "x1", "x2"][kept - 1 :]
-        assert column(found, "value") == pytest.approx(
-            [2.0, 1.0, None, None] if r2 else [3.0] + [None] * 3
-        )
+        # Of as few rows as these, many lines are perfect.
+        assert column(found, "value") == [None] * 4
         undefined = [found.adj_r2, found.residual_std_error, found.f, found.f_df, found.f_p]
         undefined += [found.log_likelihood, found.aic, found.bic, *column(found, "std_error")]
         assert set(undefined) == {None}
@@ -296,11 +304,12 @@ def test_table_fits_a_terminal_and_markdown_has_everything() -> None:
         "x0|",
         "x1|x1|x1|x1|x1|x1|x1|…",
     ]
-    assert float(lines[2].split()[1]) == pytest.approx(found.coefficients[1].value, rel=1e-5)
+    assert lines[2].split()[1] == "undetermined"
+    assert float(lines[3].split()[1]) == pytest.approx(found.coefficients[2].value, rel=1e-5)
     rows = [line for line in found.markdown().splitlines() if line.startswith("|")]
     assert len(rows) == 43
     assert {row.replace(r"\|", "").count("|") for row in rows} == {8}
-    assert "and 7 more" in found.markdown()
+    assert "and 8 more" in found.markdown()
 
 
 def test_to_dict_goes_through_json_whole() -> None:

@@ -94,14 +94,15 @@ def test_curves_are_seen_beside_the_closed_form_in_the_units_of_the_training(cli
     x, y = np.loadtxt(ENGEL, delimiter=",", skiprows=1).T
     expected = least_squares(((x - x.mean()) / x.std())[:, None], y)
     r = expected.weight[0] * (x - x.mean()) / x.std() + expected.bias - y
-    values = {"weight": expected.weight[0], "bias": float(expected.bias), "loss": np.mean(r * r)}
+    best = {"weight/income": expected.weight[0], "bias": float(expected.bias)}
+    values = best | {"loss": np.mean(r * r)}
     for name, value in values.items():
         points = events.Scalars(f"closed_form/{name}")
         assert [point.step for point in points] == [0, 3]
         assert [point.value for point in points] == pytest.approx([value] * 2, rel=1e-6)
     # λmax of standardised rows is 2, so the largest stable learning rate is 1.
     assert events.Scalars("limits/lr")[0].value == pytest.approx(1)
-    assert "weight, income per standard deviation beside the closed form" in charts(events)
+    assert "weight/income per standard deviation beside the closed form" in charts(events)
 
 
 def test_lines_that_do_not_change_are_no_outliers_to_tensorboard(cli: Cli) -> None:

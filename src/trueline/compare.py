@@ -29,6 +29,7 @@ from trueline.reference import SGD, Trace, mean_squared_error, train
 from trueline.reference.solve import least_squares, simple_regression
 from trueline.results.json_files import write_json
 from trueline.tensorboard.ending import log_final
+from trueline.terminal.printing import visible
 
 DTYPES = {"64-true": torch.float64, "32-true": torch.float32}
 OBSERVERS = (
@@ -266,7 +267,7 @@ def print_table(table: dict[str, Any]) -> None:
     print(f"\n{'':<24}" + "".join(f"{head:>11}" for head in heads))
     for row in table["rows"]:
         line = f"{row['name']:<24}" + "".join(
-            f" {row[k]:>10.6f}" for k in ("weight", "bias", "loss")
+            f" {row[k]:>z10.6f}" for k in ("weight", "bias", "loss")
         )
         if "distance" in row:
             line += "".join(f"{row['distance'][quantity]:>11.1e}" for quantity in Trace._fields)
@@ -277,4 +278,4 @@ def print_table(table: dict[str, Any]) -> None:
         "Δ: largest relative distance from NumPy over all epochs"
     )
     if table["log_dir"]:
-        print(f"log directory   {table['log_dir']}")
+        print(f"log directory   {visible(table['log_dir'])}")

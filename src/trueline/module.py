@@ -14,6 +14,7 @@ from trueline.data.blocks import Block
 from trueline.divergence import check_loss, check_parameters
 from trueline.epoch_mean import EpochMean
 from trueline.errors import RequestError
+from trueline.evaluation import LeftOut, reasons_of
 from trueline.executions.execution import Execution
 from trueline.executions.loop import Executions
 from trueline.hyperparameters import problems
@@ -101,7 +102,7 @@ class LinearRegression(QuickNotes, LightningModule):
         self.mse = torch.nn.MSELoss()
         self.schedule = Schedule(schedule) if schedule else None
         self._window = Window()
-        self._mean = EpochMean()
+        self._mean, self._left_out = EpochMean(), LeftOut()
         self._metrics: dict[str, float] = {}
         self._max_steps: int | None = None
         self._executions = Executions(self)
@@ -298,11 +299,19 @@ class LinearRegression(QuickNotes, LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin a mean."""
-        self._mean = EpochMean()
+        self._mean, self._left_out = EpochMean(), LeftOut()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Take a batch into `val/loss`, the mean over all rows, weighted where those are."""
+        """Take a batch into `val/loss`, the mean over all rows, weighted where those are.
+
+        Rows for which the training rows determine no prediction are left out.
+        """
         batch = self._scaled(batch)
+        reasons = reasons_of(self, batch[0])
+        self._left_out.add(reasons, len(batch[0]))
+        if reasons is not None:
+            kept = torch.from_numpy(reasons == "").to(batch[0].device)
+            batch = tuple(part[kept] for part in batch)
         self._mean.update(self.loss(batch), self.size(batch))
 
     def on_validation_epoch_end(self) -> None:
@@ -310,6 +319,8 @@ class LinearRegression(QuickNotes, LightningModule):
         # During fit, Scalars logs it at the number of steps taken; Lightning would one earlier.
         fitting = self.trainer.state.fn == "fit"
         self.log("val/loss", self._mean.compute(self.trainer), logger=not fitting)
+        if not fitting:
+            self._left_out.say(", left out of val/loss", self.trainer)
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -320,23 +331,39 @@ class LinearRegression(QuickNotes, LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log `test/loss`."""
         self.log("test/loss", self._mean.compute(self.trainer))
+        self._left_out.say(", left out of test/loss", self.trainer)
+
+    def on_fit_end(self) -> None:
+        """Say which held-out rows counted in no `val/loss`."""
+        self._left_out.say(", left out of val/loss", self.trainer)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the predictions, shape (n_samples,) or (n_samples, n_targets)."""
-        return self(self._scaled(batch)[0])  # type: ignore[no-any-return]
+        """Return the predictions, shape (n_samples,) or (n_samples, n_targets).
+
+        They are nan for rows for which the training rows determine none.
+        """
+        X, *_ = self._scaled(batch)
+        found: Tensor = self(X)
+        reasons = reasons_of(self, X)
+        if reasons is not None:
+            found[torch.from_numpy(reasons != "").to(found.device)] = torch.nan
+        return found
 
     def _scaled(self, batch: Batch) -> Batch:
         """Scale features that come from no table as those of the training were.
 
         A line that was trained on a table is evaluated in the units of that table, wherever the
-        rows come from; a `TableData` has scaled its own.
+        rows come from; a `TableData` has scaled its own. What differs in a column that was the same
+        in all training rows is nan.
         """
         scaling = (self.preprocessing or {}).get("scaling")
         if scaling is None or self.trainer.state.fn == "fit" or _is_table(self.trainer):
             return batch
         X, *others = batch
         mean, scale = (part.to(X.device) for part in scaling)
-        return ((X - mean) / scale, *others)
+        off = X - mean
+        differs = scale.isinf() & (off.abs() > 4 * torch.finfo(off.dtype).eps * mean.abs())
+        return ((off / scale).masked_fill(differs, torch.nan), *others)
 
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
         """Begin a new window of accumulated batches."""

@@ -11,13 +11,16 @@ from trueline.reference.triangle import Line, Triangle
 
 Array = NDArray[np.float64]
 
+ROUNDINGS = 4
+"""Rounding errors of one eps that the numbers of a column that is the same in all rows may have."""
+
 
 class Scaling(NamedTuple):
     """Of each feature, what is taken off it, and by what it is then divided.
 
     Args:
         mean: Shape (n_features,).
-        scale: Shape (n_features,), > 0; inf where nothing is to be left.
+        scale: Shape (n_features,), > 0; inf for a column that is the same in all training rows.
 
     Example:
         >>> scaling = Scaling(np.array([10.0]), np.array([2.0]))
@@ -31,8 +34,20 @@ class Scaling(NamedTuple):
     scale: Array
 
     def applied_to(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Return features, shape (n_samples, n_features), as they are trained on."""
-        return ((X - self.mean) / self.scale).astype(X.dtype, copy=False)
+        """Return features, shape (n_samples, n_features), as they are trained on.
+
+        A column that was the same in all training rows becomes 0 where it is so here too, and
+        elsewhere its distance from that: there is no standard deviation to divide it by.
+        """
+        off = X - self.mean
+        if (same := np.isinf(self.scale)).any():
+            rounding = ROUNDINGS * np.finfo(np.result_type(X, np.float16)).eps
+            off[:, same] *= np.abs(off[:, same]) > rounding * np.abs(self.mean[same])
+        return (off / np.where(same, 1.0, self.scale)).astype(X.dtype, copy=False)
+
+    def undone(self, X: NDArray[Any]) -> Array:
+        """Return features that are trained on in the units that they came in, in float64."""
+        return np.asarray(X * np.where(np.isinf(self.scale), 1.0, self.scale) + self.mean)
 
     def in_units(self, line: Line) -> Line:
         """Return the line that predicts from features in their own units what `line` does."""
@@ -58,5 +73,5 @@ def standardising(rows: Triangle) -> Scaling:
     p = rows.columns
     mean = rows.center[: p - 1] + rows.R[0, 1:p] / rows.R[0, 0]
     spread = np.linalg.norm(rows.R[1:, 1:p], axis=0) / math.sqrt(rows.rows)
-    rounding = 4 * np.finfo(np.float64).eps * np.abs(mean)
+    rounding = ROUNDINGS * np.finfo(np.float64).eps * np.abs(mean)
     return Scaling(mean, np.where(spread > rounding, spread, np.inf))

@@ -12,7 +12,13 @@ from typing import Any
 
 from trueline import __version__
 from trueline.errors import CheckFailed, RequestError
-from trueline.terminal.printing import discard, name_output, open_streams, to_whoever_reads
+from trueline.terminal.printing import (
+    discard,
+    name_output,
+    open_streams,
+    to_whoever_reads,
+    visible,
+)
 
 HELP = """\
 Trueline trains linear regression, w*X + b, with PyTorch Lightning,
@@ -127,7 +133,7 @@ def _fail(message: str, status: int, shared: bool = True) -> int:
         shared: Whether all processes of the training would say so; then the first one does.
     """
     # A message may hold what came from a file: control characters, and any length.
-    message = "".join(c if c.isprintable() else " " for c in message)
+    message = visible(message)
     message = message if len(message) <= LONGEST else f"{message[:LONGEST]} …"
     rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")
     if not rank.isdigit() or int(rank) == 0:

@@ -19,6 +19,7 @@ import torch
 
 from trueline.errors import CheckFailed, RequestError
 from trueline.results.json_files import write_json
+from trueline.terminal.printing import visible
 
 PRECISIONS = {
     "cpu": ("64-true", "32-true", "bf16-mixed", "bf16-true"),
@@ -196,10 +197,15 @@ def _distances(rows: list[dict[str, Any]]) -> list[list[float | None]]:
 
 
 def _distance(a: dict[str, Any], b: dict[str, Any]) -> float | None:
-    """Return the Euclidean distance of the parameters, divided by the larger of the two norms."""
+    """Return the Euclidean distance of the parameters, divided by the larger of the two norms.
+
+    Those that the training rows do not determine are left out.
+    """
     if not a.get("parameters") or not b.get("parameters"):
         return None
-    one, two = np.array(a["parameters"]), np.array(b["parameters"])
+    one, two = (np.array(row["parameters"], dtype=np.float64) for row in (a, b))
+    known = np.isfinite(one) & np.isfinite(two)
+    one, two = one[known], two[known]
     size = max(float(np.linalg.norm(one)), float(np.linalg.norm(two)))
     return float(np.linalg.norm(one - two)) / size if size else 0.0
 
@@ -230,13 +236,13 @@ def print_notes(table: dict[str, Any]) -> None:
     rows = table["rows"]
     for row in rows:
         if row["reason"]:
-            print(f"\n{row['setting']}: {row['reason']}")
+            print(f"\n{row['setting']}: {visible(row['reason'])}")
     print(
         "\nloss, gradient, parameters: largest deviation of any step from NumPy, as a fraction of "
         "its rounding bound"
         "\nfree run: the same for the whole way from the first step"
         f"\nfrom {rows[0]['setting']}: relative distance of the trained parameters"
-        f"\nlog directory   {table['log_dir']}"
+        f"\nlog directory   {visible(table['log_dir'])}"
     )
 
 

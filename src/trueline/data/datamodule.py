@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from numpy.typing import ArrayLike
 from torch.utils.data import TensorDataset
 
@@ -20,6 +20,7 @@ from trueline.planning.rates import tuned
 from trueline.reference.solve import stable_lr
 from trueline.reference.triangle import Line, Triangle, triangle_of
 from trueline.scaling import Scaling
+from trueline.statistics.span import Categories, Span, span_under
 
 EVALUATED_AT_ONCE = 2**23
 """Numbers in a batch that is validated, tested or predicted: 64 MB. The batch size concerns
@@ -50,6 +51,7 @@ class RegressionData(LightningDataModule):
         scaling: What was done to the features before they came here; None for nothing.
         feature_names: Of each feature; None where they have none.
         target_names: Of each target; None where they have none.
+        categories: Levels of each category among the features, the base level first.
 
     Raises:
         ValueError: When shapes, dtypes, numbers, `batch_size` or `seed` are not as above; all that
@@ -133,6 +135,7 @@ class RegressionData(LightningDataModule):
         self.scaling: Scaling | None = None
         self.feature_names: Sequence[str] | None = None
         self.target_names: Sequence[str] | None = None
+        self.categories: Categories = {}
 
     def blocks(self) -> Iterator[tuple[Any, Any, Any]]:
         """Return all rows as arrays X, y and weights or None, some at a time."""
@@ -156,10 +159,30 @@ class RegressionData(LightningDataModule):
         """All training rows as their triangle, in the units that they came in."""
         return triangle_of(self.blocks())
 
+    @property
+    def fitted_rows(self) -> Triangle:
+        """The rows that a line was trained on, which may be others than those that are served."""
+        return self.triangle
+
     @cached_property
     def trained_on(self) -> Triangle:
         """The same of the rows as they are trained on."""
         return self.triangle if self.scaling is None else self.scaling.rows(self.triangle)
+
+    def span(self, module: LightningModule) -> Span | None:
+        """Return which predictions and coefficients the training rows determine.
+
+        Args:
+            module: A LinearRegression, whose penalties determine some of them too.
+
+        Returns:
+            The equations that the training rows satisfy; None where the rows are not finite.
+        """
+        rows = self.fitted_rows
+        if not np.isfinite(rows.R).all():
+            return None
+        trained_on = rows if self.scaling is None else self.scaling.rows(rows)
+        return span_under(rows, trained_on, line_of(module), module.hparams)
 
     def in_units(self, line: Line) -> Line:
         """Return a trained line in the units that the rows came in."""
@@ -266,6 +289,12 @@ class RegressionData(LightningDataModule):
         trainer = self.trainer if shared else None
         share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return BatchLoader(self.dataset, batch_size, order, *share, self.joined, self.largest)
+
+
+def line_of(module: LightningModule) -> Line:
+    """Return the line that a LinearRegression has at present, in float64, in the shapes it has."""
+    named = {name: p.detach().cpu().double().numpy() for name, p in module.named_parameters()}
+    return Line(named["weight"], named["bias"])
 
 
 def _joined(features: np.ndarray, targets: np.ndarray) -> torch.Tensor:

@@ -6,8 +6,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+from torch import Tensor
 
 from trueline.data.blocks import BatchLoader
 from trueline.data.gathered import Gathered, GatheredData, InMemory, gather
@@ -17,6 +20,8 @@ from trueline.data.table_rows import TableRows
 from trueline.errors import RequestError
 from trueline.reference.triangle import Triangle, triangle_of
 from trueline.scaling import standardising
+from trueline.statistics.span import span
+from trueline.terminal.printing import visible
 
 if TYPE_CHECKING:
     from trueline.tables import Columns, Table
@@ -119,10 +124,11 @@ class TableData(GatheredData):
         elif targets:
             columns = choose(self.table, targets, given, weight, categories or ())
             if given is None and (index := {*self.table.index} - {*columns.used()}):
-                rank_zero_only(print)(
+                said = (
                     f"{path}: {', '.join(map(repr, sorted(index)))} is the index of a pandas frame "
                     "and no feature; name the features to have it among them"
                 )
+                rank_zero_only(print)(visible(said))
             self._read_rows(columns, None)
         else:
             raise RequestError(
@@ -141,6 +147,43 @@ class TableData(GatheredData):
     def triangle(self) -> Triangle:
         """All training rows as their triangle, in the units of the table."""
         return self._raw
+
+    @property
+    def fitted_rows(self) -> Triangle:
+        """The rows that the line was trained on, of this table or of another."""
+        return self.learned.rows
+
+    def has_notes(self, module: LightningModule, intervals: bool) -> bool:
+        """Return whether some row may have no prediction: it misses a value, or is off the span.
+
+        Args:
+            module: A LinearRegression.
+            intervals: Whether there are to be intervals, which no penalty determines.
+        """
+        found = span(self.learned.rows) if intervals else self.span(module)
+        return self._missing == "drop" or not (found is None or found.is_whole)
+
+    def reasons(self, X: Tensor, module: LightningModule) -> NDArray[np.object_] | None:
+        """Say why rows off the span of the training rows have no prediction.
+
+        Args:
+            X: Features as they are served, shape (n_rows, n_features).
+            module: A LinearRegression.
+
+        Returns:
+            A text for each row, empty where the row has a prediction; None where all rows have one.
+        """
+        found = self.span(module)
+        if found is None or found.is_whole:
+            return None
+        rows = X.detach().cpu().double().numpy()
+        units = rows if self.scaling is None else self.scaling.undone(rows)
+        broken = found.broken(units, torch.finfo(X.dtype).eps)
+        off = broken.any(axis=1)
+        texts = found.reasons(self.learned.columns.feature_names, self.learned.columns.categories)
+        reasons = np.full(len(rows), "", dtype=object)
+        reasons[off] = np.array(texts, dtype=object)[broken[off].argmax(axis=1)]
+        return reasons
 
     def _read_rows(self, columns: "Columns", learned: Learned | None) -> None:
         """Read the table, hold rows out, and scale the features.
@@ -198,6 +241,7 @@ class TableData(GatheredData):
         self._state = learned.state()
         self.feature_names = learned.columns.feature_names
         self.target_names = learned.columns.targets
+        self.categories = learned.columns.categories
         self.n_features, self.n_targets = len(self.feature_names), len(self.target_names)
 
     def state_dict(self) -> dict[str, Any]:
@@ -294,7 +338,8 @@ def _gather(
     if rows is None:
         raise RequestError(f"{table.path}: expected rows, found none; give another table")
     if missing == "drop":
-        rank_zero_only(print)(f"{table.path}: {count_missing(table, columns)}")
+        found = f"{table.path}: {count_missing(table, columns)}"
+        rank_zero_only(print)(visible(found))
     return rows
 
 

@@ -137,10 +137,11 @@ def check(trained: Trained, sample: Sample, predict: Callable[[Columns], Array],
     for first in range(0, len(sample.X), AT_ONCE):
         some = slice(first, first + AT_ONCE)
         X, columns = sample.X[some], {n: column[some] for n, column in sample.columns.items()}
-        off = np.abs(predict(columns) - own_predictions(trained, X))
+        own, found = own_predictions(trained, X), predict(columns)
+        off = np.abs(found - own)
         limit = bound(trained, X, by)
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(off == 0, 0.0, off / limit)
+            ratio = np.where((off == 0) | (np.isnan(own) & np.isnan(found)), 0.0, off / limit)
         # NaN, which is no distance, is beyond every bound.
         ratio = np.nan_to_num(ratio, nan=np.inf, posinf=np.inf).max(axis=1)
         if ratio.max() > worst:
@@ -157,10 +158,13 @@ def check(trained: Trained, sample: Sample, predict: Callable[[Columns], Array],
 
 
 def own_predictions(trained: Trained, X: Array) -> Array:
-    """Return what the model predicts, shape (n_samples, n_targets)."""
+    """Return what the model predicts, shape (n_samples, n_targets); nan where it does not."""
     with torch.no_grad():
         found = trained.model(torch.from_numpy(trained.scaling.applied_to(X)))
-    return np.asarray(found.double().numpy().reshape(len(X), -1))
+    own = np.asarray(found.double().numpy().reshape(len(X), -1))
+    if (span := trained.span) is not None:
+        own[span.is_off(X)] = np.nan
+    return own
 
 
 def bound(trained: Trained, X: Array, by: Way) -> Array:

@@ -17,6 +17,7 @@ from trueline.export.checking import Sample, Way, check, nameless_sample, table_
 from trueline.export.trained import Trained, restore
 from trueline.results.run_folder import RUNS
 from trueline.results.whole_files import write_whole
+from trueline.terminal.printing import visible
 
 FORMATS = ("json", "onnx")
 DESCRIPTION = """\
@@ -48,11 +49,12 @@ def export(arguments: list[str]) -> None:
         )
     trained = restore(path)
     sample = None if options.unchecked else _sample(trained, run, options.table)
+    trained = trained._replace(whole=sample and sample.whole)
     if kind == "onnx":
         content = graph.graph(trained)
         ways: dict[Way, Any] = {"scaling": partial(graph.predict, content)}
     else:
-        text = document.document(trained, sample and sample.whole)
+        text = document.document(trained)
         content = text.encode()
         ways = {by: partial(document.predict, text, by=by) for by in ("means", "intercept")}
     said = "not checked"
@@ -67,7 +69,7 @@ def export(arguments: list[str]) -> None:
         write_whole(out, lambda file: file.write(content))
     except OSError as error:
         raise RequestError(f"--path: {explain(error, '--path')}") from error
-    print(f"line written to {out}; {said}")
+    print(f"line written to {visible(str(out))}; {said}")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 import trueline
 from trueline.errors import RequestError
 from trueline.export.trained import Trained
+from trueline.statistics.span import Span
 
 OUTPUT = "prediction"
 OPSET, OPSET_WITH_TEXTS = 13, 19
@@ -114,18 +115,24 @@ class _Graph:
     def build(self) -> Any:
         """Return the graph."""
         helper, types = self._onnx.helper, self._onnx.TensorProto
-        inputs, numbers, of_numbers, parts = [], [], [], []
+        inputs, numbers, of_numbers, parts, raw = [], [], [], [], []
+        span = self._trained.span
         for feature, part in self._trained.features:
             if feature.levels is None:
                 inputs.append(helper.make_tensor_value_info(feature.name, types.DOUBLE, ["n"]))
                 numbers.append(self._node("Unsqueeze", feature.name, self._constant([1])))
                 of_numbers.append(part.start)
+                raw.append(numbers[-1])
             else:
                 said = "one of " + ", ".join(map(repr, feature.levels))
                 inputs.append(
                     helper.make_tensor_value_info(feature.name, types.STRING, ["n"], said)
                 )
-                parts.append(self._category(feature.name, feature.levels, part))
+                found = self._levels(feature.name, feature.levels)
+                parts.append(self._category(found, len(feature.levels), part))
+                if span is not None and part.stop > part.start:
+                    columns = self._constant(np.arange(1, len(feature.levels)))
+                    raw.append(self._node("Gather", found, columns, axis=1))
         if self._trained.learned is None:
             of_numbers = list(range(len(self._weight)))
             shape = ["n", len(of_numbers)]
@@ -136,7 +143,12 @@ class _Graph:
         total = parts[0]
         for added in parts[1:]:
             total = self._node("Add", total, added)
-        self._nodes.append(helper.make_node("Add", [total, self._constant(self._bias)], [OUTPUT]))
+        kind, last = "Add", [total, self._constant(self._bias)]
+        if span is not None:
+            rows = "X" if self._trained.learned is None else self._node("Concat", *raw, axis=1)
+            off = self._is_off(span, rows)
+            kind, last = "Where", [off, self._constant(np.nan), self._node("Add", *last)]
+        self._nodes.append(helper.make_node(kind, last, [OUTPUT]))
         shape = ["n", *self._weight.shape[1:]]
         output = helper.make_tensor_value_info(OUTPUT, types.DOUBLE, shape)
         return helper.make_graph(self._nodes, "line", inputs, [output], self._constants)
@@ -147,21 +159,42 @@ class _Graph:
         scaled = self._node("Div", self._node("Sub", name, mean), scale)
         return self._node("MatMul", scaled, self._constant(self._weight[places]))
 
-    def _category(self, name: str, levels: tuple[str, ...], part: slice) -> str:
-        """Return what a category adds to the prediction, one number for each level; else NaN."""
-        mean, scale = (array[part] for array in self._trained.scaling)
-        indicators = np.eye(len(levels))[:, 1:]
-        by_level = ((indicators - mean) / scale) @ self._weight[part]
+    def _levels(self, name: str, levels: tuple[str, ...]) -> str:
+        """Return for each row and level of a category whether the row has the level, 1 or 0."""
         column = self._node("Unsqueeze", name, self._constant([1]))
         texts = self._constant(np.array([levels], dtype=object))
-        double, boolean = self._onnx.TensorProto.DOUBLE, self._onnx.TensorProto.BOOL
-        found = self._node("Cast", self._node("Equal", column, texts), to=double)
-        # With several targets, of shape (n_samples, 1).
+        double = self._onnx.TensorProto.DOUBLE
+        return self._node("Cast", self._node("Equal", column, texts), to=double)
+
+    def _category(self, found: str, n_levels: int, part: slice) -> str:
+        """Return what a category adds to the prediction, one number for each level; else NaN."""
+        mean, scale = (array[part] for array in self._trained.scaling)
+        indicators = np.eye(n_levels)[:, 1:]
+        by_level = ((indicators - mean) / scale) @ self._weight[part]
+        added = self._node("MatMul", found, self._constant(by_level))
+        return self._node("Where", self._is_any(found), added, self._constant(np.nan))
+
+    def _is_off(self, span: Span, rows: str) -> str:
+        """Return which rows lie off the span of the training rows, as `Span.is_off` finds them."""
+        own = self._node("Gather", rows, self._constant(span.left_out), axis=1)
+        others = self._node("Gather", rows, self._constant(span.kept), axis=1)
+        shares = self._node("MatMul", others, self._constant(span.shares))
+        left = self._node("Sub", self._node("Sub", own, shares), self._constant(span.constant))
+        size = self._node(
+            "Add",
+            self._node("Abs", own),
+            self._node("MatMul", self._node("Abs", others), self._constant(np.abs(span.shares))),
+        )
+        relative = self._node("Mul", size, self._constant(span.tolerance))
+        allowed = self._node("Add", relative, self._constant(span.allowance))
+        broken = self._node("Greater", self._node("Abs", left), allowed)
+        return self._is_any(self._node("Cast", broken, to=self._onnx.TensorProto.DOUBLE))
+
+    def _is_any(self, found: str) -> str:
+        """Return whether any number of a row is above 0; a column if y is a matrix."""
         several = int(self._weight.ndim > 1)
         count = self._node("ReduceSum", found, self._constant([1]), keepdims=several)
-        known = self._node("Cast", count, to=boolean)
-        added = self._node("MatMul", found, self._constant(by_level))
-        return self._node("Where", known, added, self._constant(np.nan))
+        return self._node("Cast", count, to=self._onnx.TensorProto.BOOL)
 
     def _constant(self, value: Any) -> str:
         name = f"{self._prefix}constant_{len(self._constants)}"

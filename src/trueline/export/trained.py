@@ -11,8 +11,9 @@ from trueline.checkpoints.reading import PREPROCESSING, refusing
 from trueline.data.learned import Learned
 from trueline.errors import RequestError
 from trueline.module import LinearRegression
-from trueline.reference.triangle import Line
+from trueline.reference.triangle import Line, Triangle
 from trueline.scaling import Scaling
+from trueline.statistics.span import Span, span_under
 from trueline.tables import Feature
 
 
@@ -22,10 +23,34 @@ class Trained(NamedTuple):
     Args:
         model: With the parameters of the checkpoint, in their dtype.
         learned: Of the table; None where the features had no names.
+        whole: Training rows of a line without a table; None where they are not known.
     """
 
     model: LinearRegression
     learned: Learned | None
+    whole: Triangle | None = None
+
+    @property
+    def rows(self) -> Triangle | None:
+        """The training rows in their units; None where they are not known."""
+        return self.whole if self.learned is None else self.learned.rows
+
+    @property
+    def span(self) -> Span | None:
+        """What the training rows determine; None where that is everything, or not known."""
+        if self.rows is None:
+            return None
+        trained_on = self.scaling.rows(self.rows)
+        found = span_under(self.rows, trained_on, self.line, self.model.hparams)
+        return None if found.is_whole else found
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns of X; of columns without names those in `predictions.csv`."""
+        if self.learned is not None:
+            return list(self.learned.columns.feature_names)
+        n = len(self.model.weight)
+        return ["X"] if n == 1 else [f"X_{j}" for j in range(n)]
 
     @property
     def line(self) -> Line:
@@ -92,7 +117,11 @@ def restore(path: str) -> Trained:
         sizes = _sizes(checkpoint["state_dict"]["weight"])
         if learned is not None:
             sizes = len(learned.columns.feature_names), len(learned.columns.targets)
-        model = LinearRegression(*sizes)
+        penalties = {
+            name: checkpoint["hyper_parameters"].get(name, 0.0)
+            for name in ("l1", "l2", "weight_decay")
+        }
+        model = LinearRegression(*sizes, **penalties)
     check_fits(path, checkpoint, model)
     model.to(checkpoint["state_dict"]["weight"].dtype)
     model.load_state_dict(checkpoint["state_dict"])

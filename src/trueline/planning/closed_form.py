@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from lightning.pytorch import LightningModule
 
 from trueline.data import RegressionData
 from trueline.planning.convergence import unit_of_distance
@@ -80,12 +79,6 @@ def is_known(data: RegressionData) -> bool:
 def is_cheap(data: RegressionData) -> bool:
     """Return whether the triangle of the rows is known, or worked out in no time."""
     return is_known(data) or data.n_samples * (data.n_features + 1) <= FEW_NUMBERS
-
-
-def line_of(module: LightningModule) -> Line:
-    """Return the line that a LinearRegression has at present, in float64, in the shapes it has."""
-    named = {name: p.detach().cpu().double().numpy() for name, p in module.named_parameters()}
-    return Line(named["weight"], named["bias"])
 
 
 def closed_form(data: RegressionData, h: Mapping[str, Any]) -> ClosedForm | None:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from trueline.data import RegressionData
+from trueline.data.datamodule import line_of
 from trueline.errors import RequestError
 from trueline.executions.method import operations
 from trueline.module import LinearRegression
-from trueline.planning.closed_form import is_known, line_of
+from trueline.planning.closed_form import is_known
 from trueline.planning.convergence import CONVERGED_WITHIN, modes
 from trueline.planning.plan import Plan, Training, as_asked, make_plan
 from trueline.planning.plan_text import NEVER

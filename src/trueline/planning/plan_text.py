@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from trueline.terminal.printing import visible
+
 if TYPE_CHECKING:
     from trueline.planning.plan import Plan, Training
 
@@ -97,4 +99,4 @@ def _momentum(momentum: float) -> str:
 def _listed(names: Sequence[str], most: int = 5) -> str:
     """List names; of many, the first ones."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(map(visible, names[:most])) + more

@@ -110,6 +110,21 @@ class Triangle:
         center = self.center[[*range(p - 1), p - 1 + target]]
         return replace(self, R=R, center=center, n_targets=1, single=True)
 
+    def of_features(self, features: NDArray[np.int64]) -> "Triangle":
+        """Return the same rows with some of their features alone, by their numbers."""
+        p, numbers = self.columns, np.asarray(features, np.int64)
+        own = [*numbers, *range(p - 1, len(self.R) - 1)]
+        R = np.asarray(np.linalg.qr(self.R[:, [0, *(1 + j for j in own)]], mode="r"))
+        return replace(self, R=R, center=self.center[own])
+
+    def gradient(self, line: Line) -> Array:
+        """Return the gradient of `loss` by the bias and the weights; (columns, n_targets)."""
+        theta = self._joined(line)
+        theta[0] -= self.center[self.columns - 1 :]
+        residual = self.R @ np.concatenate([theta, -np.eye(self.n_targets)])
+        factor = 2 / (self.rows * self.n_targets)
+        return np.asarray(factor * self.plain.T @ residual)
+
     def without_mean(self, first: int) -> Array:
         """Return columns as deviations from their means; zeros where all there is is rounding."""
         found, means = self.R[1:, first:], self.R[0, first:]

@@ -9,7 +9,9 @@ from trueline.results.whole_files import write_whole
 
 
 def jsonable(value: Any) -> Any:
-    """Replace nan and infinities by None, in dicts, lists and tuples too; tuples become lists.
+    """Replace nan and infinities by None, and −0 by 0, within dicts, lists and tuples too.
+
+    Tuples become lists.
 
     Example:
         >>> jsonable({"loss": float("nan"), "f_df": (1, 13)})
@@ -19,7 +21,9 @@ def jsonable(value: Any) -> Any:
         return {key: jsonable(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return value + 0.0 if math.isfinite(value) else None  # −0 is 0
+    return value
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -16,14 +16,19 @@ from numpy.typing import NDArray
 from trueline.data import TableData
 from trueline.data.table_rows import TableBatch
 from trueline.errors import RequestError, explain
+from trueline.evaluation import LeftOut, reasons_of
 from trueline.results.whole_files import WholeFile
 from trueline.statistics.summary import check_level
+from trueline.terminal.printing import visible
 
 if TYPE_CHECKING:
     from trueline.tables import Table
 
 PREDICTIONS = "predictions.csv"
 """Name of the file in the log directory."""
+NOTE = "note"
+"""Name of the column that says why a row has no prediction."""
+NO_INTERVAL = "no interval: the row lies off the span of the training rows"
 SUFFIXES = (".csv", ".parquet")
 Intervals = Literal["none", "confidence", "prediction", "both"]
 
@@ -33,7 +38,8 @@ class PredictionWriter(Callback):
 
     Beside `prediction`, or for several targets `prediction_` and each name, there are the features;
     of a table all of its columns, or those that are asked for. A row that cannot be predicted has
-    an empty prediction.
+    an empty prediction, and the reason in the column `note`. There is such a column where rows may
+    miss values, or the training rows do not determine every prediction.
 
     Args:
         path: Of the file, .csv or .parquet; predictions.csv in the log directory unless given.
@@ -97,6 +103,16 @@ class PredictionWriter(Callback):
         # All processes ask for the directory, since the first one tells it to the others.
         log_dir = trainer.log_dir or trainer.default_root_dir
         self.path = Path(self._asked or Path(log_dir) / PREDICTIONS)
+        data: Any = getattr(trainer, "datamodule", None)
+        # Not before: which rows have a prediction is known once the model is.
+        self._has_notes = isinstance(data, TableData) and data.has_notes(
+            pl_module, self.intervals != "none"
+        )
+        if self._has_notes and NOTE in data.keys:
+            raise RequestError(
+                f"--predictions.keys: expected no column {NOTE!r}, where it is said why rows have "
+                "no prediction, found one; give the columns to copy, or rename it"
+            )
         if not trainer.is_global_zero:
             return
         self._check_free()
@@ -104,6 +120,7 @@ class PredictionWriter(Callback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = WholeFile(self.path)
         self._parquet, self._header_due = None, True
+        self._left_out, self._without_interval = LeftOut(), LeftOut("interval")
 
     def _check_free(self) -> None:
         """Refuse to overwrite a file of an earlier run.
@@ -141,12 +158,22 @@ class PredictionWriter(Callback):
         else:
             names = ["X"] if X.shape[1] == 1 else [f"X_{j}" for j in range(X.shape[1])]
             columns = {name: np.ascontiguousarray(X[:, j]) for j, name in enumerate(names)}
+        if (reasons := reasons_of(pl_module, batch[0])) is not None:
+            notes = np.where(notes == "", reasons, notes)
+        self._left_out.add(notes, len(notes))
         predicted = notes == ""
         targets = getattr(data, "target_names", None) or list(map(str, range(found.shape[1])))
         kinds = self._kinds(data, np.where(predicted[:, None], X, 0), found)
+        # A penalty may determine a prediction off the span of the rows, but no interval.
+        bare = predicted & np.isnan(np.hstack([*kinds.values()])).any(axis=1)
+        notes = np.where(bare, NO_INTERVAL, notes)
+        self._without_interval.add(np.where(bare, notes, ""), len(notes))
         for t, name in enumerate(targets):
             for kind, values in kinds.items():
-                columns[_name(kind, name, len(targets))] = _nullable(values[:, t], predicted)
+                shown = predicted & ~np.isnan(values[:, t])
+                columns[_name(kind, name, len(targets))] = _nullable(values[:, t] + 0.0, shown)
+        if self._has_notes:
+            columns[NOTE] = _nullable(notes, notes != "")
         with self._naming():
             self._write(columns)
 
@@ -160,7 +187,7 @@ class PredictionWriter(Callback):
         from trueline.statistics.intervals import intervals
 
         rows, scaling = data.learned.rows, data.learned.scaling
-        ends = intervals(rows if scaling is None else scaling.rows(rows), X, self.level)
+        ends = intervals(rows, X if scaling is None else scaling.undone(X), self.level)
         low_ends = {"confidence": ends.low, "prediction": ends.prediction_low}
         for kind, low in low_ends.items():
             if self.intervals in (kind, "both"):
@@ -206,7 +233,9 @@ class PredictionWriter(Callback):
                     self._parquet.close()
                 self._file.finish()
             self._file = None
-            print(f"predictions written to {self.path}")
+            print(f"predictions written to {visible(str(self.path))}")
+            for left_out in (self._left_out, self._without_interval):
+                left_out.say("")
 
     @contextlib.contextmanager
     def _naming(self) -> Iterator[None]:
@@ -264,10 +293,11 @@ def _name(kind: str, target: str, n_targets: int) -> str:
 
 
 def _nullable(values: NDArray[Any], predicted: NDArray[np.bool_]) -> Any:
-    """Return a column of numbers, with null where there is no prediction."""
+    """Return a column of numbers or texts, with null where there is none."""
     import pyarrow as pa
 
-    return pa.array(np.ascontiguousarray(values), mask=~predicted)
+    kind = pa.string() if values.dtype == object else None
+    return pa.array(np.ascontiguousarray(values), kind, mask=~predicted)
 
 
 def _numbers(tensor: torch.Tensor) -> NDArray[Any]:

@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
-from numpy.typing import NDArray
 
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
+from trueline.data.datamodule import line_of
 from trueline.hooks import FewHooks
-from trueline.planning.closed_form import closed_form, line_of
+from trueline.planning.closed_form import closed_form
 from trueline.planning.convergence import CONVERGED_WITHIN
 from trueline.planning.shortfall import remedy
 from trueline.reference.triangle import Line
 from trueline.results.json_files import write_json
 from trueline.results.result_table import print_table
 from trueline.results.versions import versions
+from trueline.statistics.span import Span
 from trueline.statistics.summary import summarise
 from trueline.tensorboard import ending, texts
 from trueline.terminal.printing import to_whoever_reads
@@ -139,7 +140,7 @@ def _val_loss(trainer: Trainer) -> float | None:
     loss = trainer.callback_metrics.get("val/loss")
     if loss is None or "val" not in getattr(data, "held_out", ()):
         return None
-    return float(loss)
+    return None if loss.isnan() else float(loss)
 
 
 def result_of(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -153,12 +154,14 @@ def result_of(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     h: Any = pl_module.hparams
     as_trained = line_of(pl_module)
     data = getattr(trainer, "datamodule", None)
-    trained = data.in_units(as_trained) if isinstance(data, RegressionData) else as_trained
+    trained, span = as_trained, None
+    if isinstance(data, RegressionData):
+        trained, span = data.in_units(as_trained), data.span(pl_module)
     check = next((c for c in trainer.callbacks if isinstance(c, CrossCheck)), None)  # type: ignore[attr-defined]
     return {
-        "weight": _plain(trained.weight),
-        "bias": _plain(trained.bias),
-        **_fit(data, as_trained, h, is_least_squares(pl_module)),
+        **_plain(trained, span),
+        "undetermined": _undetermined(data, span),
+        **_fit(data, as_trained, h, span, is_least_squares(pl_module)),
         "steps": trainer.global_step,
         "lr": h.lr,
         "steps_at_once": _steps_at_once(pl_module),
@@ -180,14 +183,16 @@ def _steps_at_once(pl_module: LightningModule) -> str | None:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of a training that diverged
-def _fit(data: Any, trained: Line, h: Any, by_least_squares: bool) -> dict[str, Any]:
+def _fit(
+    data: Any, trained: Line, h: Any, span: Span | None, by_least_squares: bool
+) -> dict[str, Any]:
     """Hold the trained line against the data and against the closed form.
 
     Both in the units that they are trained in: in those of the table, the bias may have digits that
     predictions lose.
     """
-    names = "loss n_samples n_features n_targets features targets correlation largest_stable_lr"
-    of_best = "converged distance remedy closed_form summary"
+    names = "loss n_samples n_features n_targets features targets base_levels correlation"
+    of_best = "largest_stable_lr converged distance remedy closed_form summary"
     fit: dict[str, Any] = dict.fromkeys(f"{names} {of_best}".split())
     if not isinstance(data, RegressionData):
         return fit
@@ -196,8 +201,10 @@ def _fit(data: Any, trained: Line, h: Any, by_least_squares: bool) -> dict[str, 
     fit |= {name: getattr(data, name) for name in ("n_samples", "n_features", "n_targets")}
     if data.feature_names and data.target_names:
         fit |= {"features": list(data.feature_names), "targets": list(data.target_names)}
+        fit["base_levels"] = {name: levels[0] for name, levels in data.categories.items()}
         if not h.l1:  # under which standard errors of least squares do not hold
-            found = summarise(rows, data.feature_names, data.target_names)
+            columns = data.feature_names, data.target_names
+            found = summarise(rows, *columns, categories=data.categories)
             fit["summary"] = [of_target.to_dict() for of_target in found]
     if by_least_squares:
         fit["largest_stable_lr"] = data.largest_stable_lr(h)
@@ -215,13 +222,33 @@ def _fit(data: Any, trained: Line, h: Any, by_least_squares: bool) -> dict[str, 
         penalised = h.l1 or h.l2 or h.weight_decay
         closed = data.in_units(best.line) if penalised else rows.least_squares()
         fit["closed_form"] = {
-            "weight": _plain(closed.weight),
-            "bias": _plain(closed.bias),
+            **_plain(closed, span),
             "loss": scaled.loss(best.line),
         }
     return fit | {"converged": converged, "distance": float(distance.max())}
 
 
-def _plain(value: NDArray[np.float64]) -> Any:
-    """Return a number where there is one entry, else a list."""
-    return value.item() if value.size == 1 else value.tolist()
+def _undetermined(data: Any, span: Span | None) -> dict[str, list[str]] | None:
+    """Say which coefficients are not determined by the rows, and why; None where all are."""
+    if span is None or span.determined.all():
+        return None
+    names = data.feature_names or [f"X_{j}" for j in range(span.n_features)]
+    found = zip(["(intercept)", *names], span.determined, strict=True)
+    return {
+        "coefficients": [name for name, is_determined in found if not is_determined],
+        "reasons": span.reasons(names, data.categories),
+    }
+
+
+def _plain(line: Line, span: Span | None) -> dict[str, Any]:
+    """Return weight and bias as numbers or lists; None for what the rows do not determine."""
+    found = {}
+    mask = np.ones(1 + len(line.weight), bool) if span is None else span.determined
+    of_weight = mask[1:].reshape(-1, *[1] * (line.weight.ndim - 1))
+    for name, value, determined in (
+        ("weight", line.weight, of_weight),
+        ("bias", np.asarray(line.bias), mask[0]),
+    ):
+        shown: Any = np.where(determined, value, None)  # type: ignore[call-overload]
+        found[name] = shown.item() if shown.size == 1 else shown.tolist()
+    return found

@@ -8,7 +8,10 @@ from lightning.pytorch import Trainer
 
 from trueline.data import RegressionData
 from trueline.statistics import summary_text
+from trueline.terminal.printing import cut, padded, visible, width_of
 
+WIDEST_LABEL = 60
+"""Columns of a terminal for the name of a parameter."""
 LINES_OF_PARAMETERS = 12
 """The table shows so many parameters; with the other facts it stays on a screen."""
 
@@ -42,6 +45,8 @@ def print_table(result: dict[str, Any]) -> None:
         "training": f"{result['epochs']:,} epochs, {result['steps']:,} steps, lr {result['lr']:g}, "
         f"{result['seconds']:.1f} s",
         "converged": _converged(result),
+        "undetermined": _undetermined(result),
+        "base levels": _base_levels(result),
         "cross-check": verdict(check) if check else "off",
         "deviations": _deviations(check) if check and check["steps_checked"] else None,
         "log directory": result["log_dir"],
@@ -49,7 +54,7 @@ def print_table(result: dict[str, Any]) -> None:
     print()
     for name, fact in facts.items():
         if fact is not None:
-            print(f"{name:<16}{fact}")
+            print(f"{name:<16}{visible(fact)}")
 
 
 def _print_line(result: dict[str, Any]) -> None:
@@ -57,13 +62,30 @@ def _print_line(result: dict[str, Any]) -> None:
     best = result["closed_form"] or {}
     rows = parameters(result)
     shown = dict(list(rows.items())[:LINES_OF_PARAMETERS])
-    wide = max(12, *(len(label) + 2 for label in shown))
+    labels = [cut(label, WIDEST_LABEL) for label in shown]
+    wide = max(12, *(width_of(label) + 2 for label in labels))
     print(f"\n{'':<{wide}}{'trained':>14}" + (f"{'closed form':>16}" if best else ""))
-    for label, (value, expected) in shown.items():
-        print(f"{label:<{wide}}{number(value):>14}{number(expected):>16}".rstrip())
+    for label, (value, expected) in zip(labels, shown.values(), strict=True):
+        print(f"{padded(label, wide)}{trained(value):>14}{number(expected):>16}".rstrip())
     if more := len(rows) - len(shown):
         print(f"… and {more} more" + (" in result.json" if result["log_dir"] else ""))
     print(f"{'loss':<{wide}}{number(result['loss']):>14}{number(best.get('loss')):>16}".rstrip())
+
+
+def _undetermined(result: dict[str, Any]) -> str | None:
+    """Say which coefficients the training rows do not determine, and why, unless a summary does."""
+    if not result["undetermined"] or result["summary"]:
+        return None
+    names, reasons = (result["undetermined"][key] for key in ("coefficients", "reasons"))
+    more = f" and {len(reasons) - 1:,} more" if len(reasons) > 1 else ""
+    return f"{len(names):,} coefficients, since several lines fit alike: {reasons[0]}{more}"
+
+
+def _base_levels(result: dict[str, Any]) -> str | None:
+    """Name the level that the others of its category add to, unless a summary does."""
+    if not result["base_levels"] or result["summary"]:
+        return None
+    return ", ".join(f"{name} {level}" for name, level in result["base_levels"].items())
 
 
 def _converged(result: dict[str, Any]) -> str | None:
@@ -101,8 +123,11 @@ def verdict(check: dict[str, Any]) -> str:
     return f"passed: {check['steps_checked']:,} steps compared with NumPy"
 
 
-def parameters(result: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
-    """Return each parameter by its name: as trained, and in closed form, None where not known."""
+def parameters(result: dict[str, Any]) -> dict[str, tuple[float | None, float | None]]:
+    """Return each parameter by its name: as trained, and in closed form.
+
+    None is a number that is not known, or that the training rows do not determine.
+    """
     best, found = result["closed_form"] or {}, {}
     columns = result["features"], result["targets"]
     for name in ("weight", "bias"):
@@ -133,9 +158,13 @@ def entries(
     return dict(zip(labels, array.ravel().tolist(), strict=True))
 
 
+def trained(value: float | None) -> str:
+    """Write a trained parameter, or that the training rows do not determine it."""
+    return summary_text.UNDETERMINED if value is None else number(value)
+
+
 def number(value: float | None) -> str:
     """Write a number with six digits after the point, or six in all; nothing for None."""
     if value is None:
         return ""
-    value += 0.0  # of which -0 is 0
-    return f"{value:.6f}" if 1e-3 <= abs(value) < 1e6 else f"{value:.6g}"
+    return f"{value:.6f}" if 1e-3 <= abs(value) < 1e6 else f"{value:z.6g}"

@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trueline.reference.triangle import Line, Triangle
+from trueline.reference.triangle import KEPT, Line, Triangle
 
 Array = NDArray[np.float64]
 
@@ -36,6 +36,10 @@ class Independent:
         center: Of the columns kept, 0 for the intercept, shape (rank,).
         residual: Lengths of the residuals, shape (n_targets,).
         exact: Whether they are rounding alone, shape (n_targets,).
+        left_out: The other columns of `[1, x]`.
+        shares: Multiples of the columns kept that add up to each column left out, both about their
+            center; shape (rank, n_left_out).
+        rounding: Bound on the length of what rounding adds to these sums, shape (n_left_out,).
     """
 
     kept: list[int]
@@ -44,6 +48,9 @@ class Independent:
     center: Array
     residual: Array
     exact: NDArray[np.bool_]
+    left_out: list[int]
+    shares: Array
+    rounding: Array
 
     @functools.cached_property
     def parameters(self) -> Array:
@@ -84,6 +91,11 @@ class Independent:
         plain[0] -= self.center @ theta
         return plain
 
+    @functools.cached_property
+    def plain_shares(self) -> Array:
+        """The same multiples of the columns of `[1, x]`, but for the center of those left out."""
+        return self._back(self.shares)
+
 
 def solve_triangular(R: Array, y: ArrayLike, transposed: bool = False) -> Array:
     """Solve `R·θ = y`, or `Rᵀ·θ = y`, by substitution.
@@ -101,6 +113,7 @@ def solve_triangular(R: Array, y: ArrayLike, transposed: bool = False) -> Array:
     return np.asarray(linalg.solve_triangular(R, y, trans="T" if transposed else "N"))
 
 
+@functools.lru_cache(maxsize=KEPT)
 def independent(rows: Triangle) -> Independent:
     """Leave out the columns that depend on earlier ones.
 
@@ -127,11 +140,13 @@ def independent(rows: Triangle) -> Independent:
     A, p = rows.R.copy(), rows.columns
     rounding = _Rounding(rows)
     kept: list[int] = []
+    left_out: dict[int, tuple[Array, float]] = {}
     for j in range(p):
         k = len(kept)
         left = A[k : j + 1, j]
         length = np.linalg.norm(left)
-        if k and rounding.explains(float(length), A, kept, j):
+        if k and (found := rounding.explains(float(length), A, kept, j)):
+            left_out[j] = found
             continue
         if j > k:  # a column was left out, and this one reaches below the diagonal
             mirror = left.copy()
@@ -141,10 +156,21 @@ def independent(rows: Triangle) -> Independent:
         kept.append(j)
     rank = len(kept)
     residual = np.linalg.norm(A[rank:, p:], axis=0)
-    exact = [rounding.explains(r, A, kept, p + t) for t, r in enumerate(residual.tolist())]
+    exact = [bool(rounding.explains(r, A, kept, p + t)) for t, r in enumerate(residual.tolist())]
     center = np.array([0.0, *rows.center])[kept]
+    shares = np.zeros((rank, len(left_out)))
+    for column, (share, _) in zip(shares.T, left_out.values(), strict=True):
+        column[: len(share)] = share
     return Independent(
-        kept, A[:rank, kept], A[:rank, p:], center, np.asarray(residual), np.array(exact)
+        kept,
+        A[:rank, kept],
+        A[:rank, p:],
+        center,
+        np.asarray(residual),
+        np.array(exact),
+        [*left_out],
+        shares,
+        np.array([bound for _, bound in left_out.values()]),
     )
 
 
@@ -160,10 +186,17 @@ class _Rounding:
         self._of_column = eps * ((8 + math.sqrt(rows.n_samples)) * sizes + numbers)
         self._doubtful = DOUBTFUL * (sizes + numbers)
 
-    def explains(self, length: float, A: Array, kept: list[int], j: int) -> bool:
-        """Say whether a remainder of column j, less its share of those kept, is rounding."""
+    def explains(
+        self, length: float, A: Array, kept: list[int], j: int
+    ) -> tuple[Array, float] | None:
+        """Say whether a remainder of column j, less its share of those kept, is rounding.
+
+        Returns:
+            The share and a bound on the rounding; None where the remainder is more than that.
+        """
         if length > self._doubtful[j]:
-            return False
+            return None
         k = len(kept)
-        share = np.abs(solve_triangular(A[:k, kept], A[:k, j]))
-        return bool(length <= self._of_column[j] + share @ self._of_column[kept])
+        share = solve_triangular(A[:k, kept], A[:k, j])
+        bound = float(self._of_column[j] + np.abs(share) @ self._of_column[kept])
+        return (share, bound) if length <= bound else None

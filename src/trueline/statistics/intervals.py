@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from trueline.reference.triangle import Array, Triangle
 from trueline.statistics.independent import independent, solve_triangular
+from trueline.statistics.span import span
 from trueline.statistics.summary import check_level
 
 ROWS_AT_ONCE = 2**12
@@ -22,6 +23,8 @@ ROWS_AT_ONCE = 2**12
 
 class Intervals(NamedTuple):
     """Predictions for new rows, each of shape (n_rows,), or (n_rows, n_targets).
+
+    All are nan for a row off the span of the rows of the fit, see `trueline.statistics.span`.
 
     Args:
         mean: Predicted.
@@ -42,7 +45,7 @@ def intervals(rows: Triangle, X: ArrayLike, level: float = 0.95) -> Intervals:
     """Predict new rows, with confidence and prediction intervals.
 
     Args:
-        rows: That the line is fitted to; columns that depend on earlier ones are left out.
+        rows: That the line is fitted to.
         X: New rows, shape (n_rows, n_features).
         level: Of both intervals, in (0, 1).
 
@@ -89,4 +92,5 @@ def intervals(rows: Triangle, X: ArrayLike, level: float = 0.95) -> Intervals:
         mean = A @ theta + rows.center[rows.columns - 1 :]
         line, observed = np.sqrt(leverage) * reach, np.sqrt(1 + leverage) * reach
         found[:, part] = mean, mean - line, mean + line, mean - observed, mean + observed
+    found[:, span(rows).is_off(X)] = np.nan
     return Intervals(*(found[:, :, 0] if rows.single else found))

@@ -21,13 +21,14 @@ from trueline.reference.triangle import Triangle
 from trueline.results.json_files import jsonable
 from trueline.statistics import summary_text
 from trueline.statistics.independent import Independent, independent
+from trueline.statistics.span import Categories, span
 
 NAMES_IN_NOTES = 6
-"""A note names so many columns; `aliased` has all."""
+"""Columns or reasons that a note names; `undetermined` and `aliased` have all columns."""
 
 
 class Coefficient(NamedTuple):
-    """One line of the summary; None where it is not defined, as for an aliased column.
+    """One line of the summary; None where it is not defined, or not determined by the rows.
 
     Args:
         name: Of the feature, or `(intercept)`.
@@ -58,7 +59,9 @@ class Summary:
         level: Of the confidence intervals.
         n_samples: Rows.
         rank: Parameters that the rows determine.
-        aliased: Names of columns that depend on earlier ones, and are left out.
+        undetermined: Names of coefficients that may be anything: several lines fit alike.
+        aliased: Names of columns without which all coefficients are determined.
+        base_levels: Level of each category that the coefficients of its other levels add to.
         degrees_of_freedom: Of the residuals, `n_samples − rank`.
         r2: Share of the variance of y that is explained.
         adj_r2: The same of variances by degrees of freedom.
@@ -78,7 +81,9 @@ class Summary:
     level: float
     n_samples: int
     rank: int
+    undetermined: list[str]
     aliased: list[str]
+    base_levels: dict[str, str]
     degrees_of_freedom: int
     r2: float | None
     adj_r2: float | None
@@ -123,6 +128,7 @@ def summarise(
     feature_names: Sequence[str],
     target_names: Sequence[str],
     level: float = 0.95,
+    categories: Categories | None = None,
 ) -> list[Summary]:
     """Summarise the least-squares line of each target.
 
@@ -131,6 +137,7 @@ def summarise(
         feature_names: One for each column of X.
         target_names: One for each column of y.
         level: Of the confidence intervals, in (0, 1).
+        categories: Categories among the features; none unless given.
 
     Returns:
         A summary for each target, in their order.
@@ -153,16 +160,35 @@ def summarise(
             f"{counts[0]} and {counts[1]}; name each column once"
         )
     check_level(level)
-    fit = independent(rows)
     names = ["(intercept)", *feature_names]
-    return [_of_target(rows, fit, t, names, target, level) for t, target in enumerate(target_names)]
+    whole = span(rows)
+    found = zip(names, whole.determined, strict=True)
+    undetermined = [name for name, is_determined in found if not is_determined]
+    notes = _notes_on_columns(undetermined, whole.reasons(feature_names, categories))
+    categories = categories or {}
+    notes += [
+        f"{name} has one level alone, {levels[0]!r}: it has no coefficient"
+        for name, levels in categories.items()
+        if len(levels) == 1
+    ]
+    base_levels = {name: levels[0] for name, levels in categories.items()}
+    return [
+        _of_target(rows, t, names, target, level, (undetermined, base_levels, notes))
+        for t, target in enumerate(target_names)
+    ]
 
 
 def _of_target(
-    rows: Triangle, fit: Independent, t: int, names: list[str], target: str, level: float
+    rows: Triangle,
+    t: int,
+    names: list[str],
+    target: str,
+    level: float,
+    columns: tuple[list[str], dict[str, str], list[str]],
 ) -> Summary:
     from scipy.special import fdtrc
 
+    fit, (undetermined, base_levels, notes) = independent(rows), columns
     n, rank = rows.n_samples, len(fit.kept)
     freedom = n - rank
     constant, exact = bool(rows.spread[t] == 0), bool(fit.exact[t])
@@ -173,14 +199,20 @@ def _of_target(
     ratio = explained / sigma if f_df and sigma else None
     f = None if ratio is None else ratio * ratio / (rank - 1)
     likelihood = _log_likelihood(rows, residual) if sigma else None
-    aliased = [name for j, name in enumerate(names) if j not in fit.kept]
     return Summary(
         target=target,
-        coefficients=_coefficients(rows, fit, t, names, sigma, level),
+        coefficients=[
+            c if is_determined else Coefficient(c.name)
+            for c, is_determined in zip(
+                _coefficients(rows, fit, t, names, sigma, level), span(rows).determined, strict=True
+            )
+        ],
         level=level,
         n_samples=n,
         rank=rank,
-        aliased=aliased,
+        undetermined=undetermined,
+        aliased=[names[j] for j in fit.left_out],
+        base_levels=base_levels,
         degrees_of_freedom=freedom,
         r2=None if constant else (explained / total) ** 2,
         adj_r2=None if constant or sigma is None else 1 - (sigma / total) ** 2 * (n - 1),
@@ -192,7 +224,7 @@ def _of_target(
         aic=None if likelihood is None else 2 * rank - 2 * likelihood,
         bic=None if likelihood is None else math.log(n) * rank - 2 * likelihood,
         condition_number=fit.condition_number,
-        notes=_notes(aliased, freedom, constant, exact),
+        notes=[*notes, *_notes(freedom, constant, exact)],
     )
 
 
@@ -231,13 +263,20 @@ def _log_likelihood(rows: Triangle, residual: float) -> float:
     return (rows.log_weights - n * (math.log(2 * math.pi) + 1 + variance)) / 2
 
 
-def _notes(aliased: list[str], freedom: int, constant: bool, exact: bool) -> list[str]:
+def _notes_on_columns(undetermined: list[str], reasons: list[str]) -> list[str]:
+    if not undetermined:
+        return []
+    named, because = _listed(undetermined), _listed(reasons)
+    return [f"not determined, since several lines fit the rows alike: {named}; {because}"]
+
+
+def _listed(texts: list[str]) -> str:
+    more = len(texts) - NAMES_IN_NOTES
+    return ", ".join(texts[:NAMES_IN_NOTES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _notes(freedom: int, constant: bool, exact: bool) -> list[str]:
     notes = []
-    if aliased:
-        named = ", ".join(aliased[:NAMES_IN_NOTES])
-        more = len(aliased) - NAMES_IN_NOTES
-        named += f" and {more:,} more" if more > 0 else ""
-        notes.append(f"left out, as they depend on columns before them: {named}")
     if not freedom:
         notes.append("no more rows than parameters: nothing is left to estimate errors by")
     if constant:

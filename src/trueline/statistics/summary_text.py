@@ -1,12 +1,18 @@
 """The summary of a line as text: a table for a terminal, and Markdown for TensorBoard."""
 
+import html
+import re
 import textwrap
 from typing import Any
+
+from trueline.terminal.printing import cut, padded, visible, width_of
 
 LINES_OF_COEFFICIENTS = 12
 """The table shows so many; with the other facts it stays on a screen."""
 WIDEST_NAME = 22
 """Beside six numbers of 12 characters and the spaces between, a line is then 100 long."""
+UNDETERMINED = "undetermined"
+"""The place of a number that the training rows do not determine."""
 SMALLEST_P = 2.2e-16
 """Below it R shows `< 2e-16`: float64's eps."""
 
@@ -14,10 +20,14 @@ SMALLEST_P = 2.2e-16
 def table(summary: dict[str, Any]) -> list[str]:
     """Lay out the entries of a `Summary` in lines of at most 100 characters."""
     shown = summary["coefficients"][:LINES_OF_COEFFICIENTS]
-    width = max(len(_cut(name)) for name in [summary["target"], *(c["name"] for c in shown)])
-    lines = [
-        f"{_cut(name):<{width}}" + "".join(f" {entry:>12}" for entry in entries)
+    rows = [
+        (cut(name, WIDEST_NAME), *entries)
         for name, *entries in [_heads(summary), *map(_entries, shown)]
+    ]
+    width = max(width_of(name) for name, *_ in rows)
+    lines = [
+        padded(name, width) + "".join(f" {entry:>12}" for entry in entries)
+        for name, *entries in rows
     ]
     if more := len(summary["coefficients"]) - len(shown):
         lines.append(f"… and {more:,} more in result.json")
@@ -27,7 +37,7 @@ def table(summary: dict[str, Any]) -> list[str]:
 def markdown(summary: dict[str, Any]) -> str:
     """Lay out the entries of a `Summary` as a table in Markdown, and what follows as a list."""
     rows = markdown_table(_heads(summary), list(map(_entries, summary["coefficients"])))
-    return "\n".join([rows, "", *(f"- {fact}" for fact in _facts(summary))])
+    return "\n".join([rows, "", *(f"- {escaped(fact)}" for fact in _facts(summary))])
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:
@@ -39,10 +49,19 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
         |:--|--:|
         | a\|b | 1.5 |
     """
-    escaped = [[cell.replace("|", r"\|") for cell in row] for row in [head, *rows]]
-    lines = ["| " + " | ".join(row) + " |" for row in escaped]
+    lines = ["| " + " | ".join(map(escaped, row)) + " |" for row in [head, *rows]]
     lines.insert(1, "|:--" + "|--:" * (len(head) - 1) + "|")
     return "\n".join(lines)
+
+
+def escaped(text: str) -> str:
+    r"""Return a text that Markdown, with HTML in it, shows as it is.
+
+    Example:
+        >>> print(escaped("<b>[a](b)|`c_d`"))
+        &lt;b&gt;\[a\](b)\|\`c\_d\`
+    """
+    return html.escape(re.sub(r"([\\`*_{}\[\]#!|])", r"\\\1", visible(text)), quote=False)
 
 
 def _heads(summary: dict[str, Any]) -> list[str]:
@@ -60,8 +79,9 @@ def _heads(summary: dict[str, Any]) -> list[str]:
 
 def _entries(coefficient: dict[str, Any]) -> list[str]:
     c = coefficient
-    texts = [_number(c[name]) for name in ("value", "std_error", "t")]
-    return [c["name"], *texts, _p(c["p"]), _number(c["low"]), _number(c["high"])]
+    value = UNDETERMINED if c["value"] is None else _number(c["value"])
+    texts = [_number(c[name]) for name in ("std_error", "t")]
+    return [c["name"], value, *texts, _p(c["p"]), _number(c["low"]), _number(c["high"])]
 
 
 def _facts(s: dict[str, Any]) -> list[str]:
@@ -82,22 +102,23 @@ def _facts(s: dict[str, Any]) -> list[str]:
         facts.append(", ".join(f"{name} {_number(s[entry])}" for name, entry in named.items()))
     if s["condition_number"] is not None:
         facts.append(f"condition number {_number(s['condition_number'])}, columns of length 1")
+    if s["base_levels"]:
+        listed = [f"{name} {level}" for name, level in s["base_levels"].items()]
+        facts.append(f"base level{'s' * (len(listed) > 1)}: {', '.join(listed)}")
     return facts + [f"note: {note}" for note in s["notes"]]
 
 
 def _wrapped(facts: list[str]) -> list[str]:
-    return [line for fact in facts for line in textwrap.wrap(fact, 100, subsequent_indent="  ")]
+    return [
+        line for fact in facts for line in textwrap.wrap(visible(fact), 100, subsequent_indent="  ")
+    ]
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+    return "" if value is None else f"{value:z.6g}"
 
 
 def _p(value: float | None) -> str:
     if value is None:
         return ""
     return "< 2e-16" if value < SMALLEST_P else f"{value:.3g}"
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= WIDEST_NAME else name[: WIDEST_NAME - 1] + "…"

@@ -13,6 +13,7 @@ from trueline.sweep.plan import folder_to_resume, make_plan, read_plan, write_pl
 from trueline.sweep.report import METRICS, print_end
 from trueline.sweep.swept import grid, read
 from trueline.sweep.workers import run
+from trueline.terminal.printing import visible
 
 USAGE = """\
 usage: trueline sweep --over NAME=VALUES [--over ...] [--trials N] [OPTIONS OF FIT]
@@ -78,7 +79,7 @@ def sweep(arguments: list[str]) -> None:
                 f"the {len(rows):,} that have ended; give more"
             )
         for one in swept:
-            print(one)
+            print(visible(str(one)))
         print(_what_is_to_do(plan, combinations, len(rows)) + "\n")
         try:
             run(study, plan, folder, rows)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trueline.terminal.printing import cut, visible, width_of
+
 
 def _of_check(result: dict[str, Any]) -> float | None:
     check = result.get("crosscheck")
@@ -30,8 +32,8 @@ WIDEST = 24
 def line_of(row: dict[str, Any], done: int, plan: dict[str, Any]) -> str:
     """Return the line of a trial that has ended."""
     tried = ", ".join(f"{name} {_short(value)}" for name, value in row["options"].items())
-    came_to = row["error"] if row["value"] is None else f"{plan['metric']} {row['value']:.6g}"
-    return f"{done:>{len(str(plan['trials']))}}/{plan['trials']}  {tried}: {came_to}"
+    came_to = row["error"] if row["value"] is None else f"{plan['metric']} {row['value']:z.6g}"
+    return visible(f"{done:>{len(str(plan['trials']))}}/{plan['trials']}  {tried}: {came_to}")
 
 
 def print_end(rows: list[dict[str, Any]], plan: dict[str, Any], folder: Path) -> None:
@@ -47,20 +49,21 @@ def print_end(rows: list[dict[str, Any]], plan: dict[str, Any], folder: Path) ->
             [
                 str(row["trial"]),
                 *(_short(row["options"][name]) for name in names),
-                *("-" if row[name] is None else f"{row[name]:.6g}" for name in measured),
+                *("-" if row[name] is None else f"{row[name]:z.6g}" for name in measured),
             ]
             for row in best[:BEST]
         ]
-        widths = [max(map(len, column)) + 2 for column in zip(heads, *table, strict=True)]
+        widths = [max(map(width_of, column)) + 2 for column in zip(heads, *table, strict=True)]
         for cells in [[head.replace("_", " ") for head in heads], *table]:
-            print("".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)).rstrip())
+            print("".join(" " * (w - width_of(c)) + c for c, w in zip(cells, widths, strict=True)))
         print()
         options = [f"--{name}={value}" for name, value in best[0]["options"].items()]
-        print(f"{'best':<16}{shlex.join(['trueline', 'fit', *plan['options'], *options])}")
+        best_of = shlex.join(["trueline", "fit", *plan["options"], *options])
+        print(f"{'best':<16}{visible(best_of)}")
     if failed := [row for row in rows if row["value"] is None]:
-        print(f"{'failed':<16}{len(failed)} of {len(rows)}; trial {failed[0]['trial']}: "
-              f"{failed[0]['error']}")  # fmt: skip
-    print(f"{'log directory':<16}{folder}")
+        why = visible(failed[0]["error"])
+        print(f"{'failed':<16}{len(failed)} of {len(rows)}; trial {failed[0]['trial']}: {why}")
+    print(f"{'log directory':<16}{visible(str(folder))}")
 
 
 def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -75,5 +78,4 @@ def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _short(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
+    return cut(f"{value:z.6g}" if isinstance(value, float) else str(value), WIDEST)

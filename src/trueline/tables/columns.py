@@ -67,9 +67,14 @@ class Columns(NamedTuple):
         )
 
     @property
+    def categories(self) -> dict[str, tuple[str, ...]]:
+        """The levels of each category, the base level first."""
+        return {f.name: f.levels for f in self.features if f.levels is not None}
+
+    @property
     def categorical(self) -> tuple[str, ...]:
         """The names of the features that are categories."""
-        return tuple(feature.name for feature in self.features if feature.levels is not None)
+        return tuple(self.categories)
 
     def used(self, targets: bool = True) -> tuple[str, ...]:
         """Return the names of the columns to read, with targets and weight or without."""

@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from trueline.data import RegressionData
 from trueline.planning.closed_form import ClosedForm
 from trueline.planning.convergence import CONVERGED_WITHIN
-from trueline.tensorboard.names import LOSS_FLOOR, LR_LIMIT, names
+from trueline.tensorboard.names import LOSS_FLOOR, LR_LIMIT, Columns, names
 from trueline.unchanged import is_least_squares
 
 Array = NDArray[np.float64]
 
 
-def constants(found: ClosedForm) -> dict[str, float]:
+def constants(found: ClosedForm, columns: Columns | None) -> dict[str, float]:
     """Return what does not change in a training, by tag."""
     line = found.line
-    tags = names({"weight": np.shape(line.weight), "bias": np.shape(line.bias)})
+    tags = names({"weight": np.shape(line.weight), "bias": np.shape(line.bias)}, columns)
     best = [*np.ravel(line.weight).tolist(), *np.ravel(line.bias).tolist()]
     by_tag = {f"closed_form/{name}": value for name, value in zip(tags, best, strict=True)}
     return {LOSS_FLOOR: found.rows.loss(line)} | by_tag

@@ -10,8 +10,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from trueline.tensorboard.names import entries
+from trueline.tensorboard.names import columns_of, entries
 from trueline.tensorboard.scalars import Scalars
+from trueline.terminal.printing import visible
 
 SHOWN_FIRST = ("lr", "momentum", "batch_size", "weight_decay", "max_epochs")
 """Of the hyperparameters TensorBoard shows five, beginning with those that are said to differ."""
@@ -49,7 +50,8 @@ def log_final(
     if not logger:
         return
     step = trainer.global_step
-    row = entries("parameters", dict(pl_module.named_parameters())) | {"train/loss": loss}
+    named = dict(pl_module.named_parameters())
+    row = entries("parameters", named, columns_of(trainer)) | {"train/loss": loss}
     logger.log_metrics(row, step)
     scalars = scalars_of(trainer)
     if scalars is not None:
@@ -59,7 +61,7 @@ def log_final(
     if isinstance(logger, TensorBoardLogger):
         _log_hyperparameters(logger, hyperparameters(trainer, pl_module), step, failed)
         for name, text in (texts or {}).items():
-            logger.experiment.add_text(name, text, step)
+            logger.experiment.add_text(visible(name), text, step)
     logger.save()
 
 

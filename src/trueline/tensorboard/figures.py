@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from trueline.data import RegressionData
-from trueline.planning.closed_form import line_of
+from trueline.data.datamodule import line_of
 from trueline.reference.triangle import Line, Triangle
 from trueline.tensorboard.beside import rows_of
 from trueline.tensorboard.drawing import (
@@ -28,6 +28,7 @@ from trueline.tensorboard.drawing import (
 )
 from trueline.tensorboard.ending import scalars_of
 from trueline.tensorboard.pictured import Sample, effects, fitted, sample, surface
+from trueline.terminal.printing import visible
 
 MOST_TARGETS = 3
 """That are drawn, each as if there were no other."""
@@ -77,7 +78,7 @@ def _summaries(drawn: Figures) -> Iterator[Summary]:
     try:
         for tag, picture in drawn:
             image = Summary.Image(encoded_image_string=picture)
-            yield Summary(value=[Summary.Value(tag=f"figures/{tag}", image=image)])
+            yield Summary(value=[Summary.Value(tag=f"figures/{visible(tag)}", image=image)])
     except Exception as error:  # a picture is not worth a training
         warnings.warn(f"not all figures are drawn: {type(error).__name__}: {error}", stacklevel=2)
 

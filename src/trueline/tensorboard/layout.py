@@ -11,6 +11,7 @@ from trueline.tensorboard.names import (
     LOSS_FLOOR,
     LR_LIMIT,
     RATIO_LIMIT,
+    columns_of,
     names,
     shapes,
 )
@@ -40,12 +41,14 @@ def layout(trainer: Trainer, module: LightningModule) -> dict[str, Charts]:
         training["deviation from NumPy as a fraction of its bound"] = chart(
             "crosscheck/worst_ratio", RATIO_LIMIT
         )
-    entries = names(shapes(dict(module.named_parameters())))
+    scaled = " per standard deviation" if data is not None and data.scaling is not None else ""
+    end = " beside the closed form" * best
+    entries = names(shapes(dict(module.named_parameters())), columns_of(trainer))
     parameters = {
-        f"{title} beside the closed form" if best else title: chart(
+        f"{name}{scaled * name.startswith('weight')}{end}": chart(
             f"parameters/{name}", *[f"closed_form/{name}"] * best
         )
-        for name, title in zip(entries[:MOST_CHARTS], _titles(data, entries), strict=False)
+        for name in entries[:MOST_CHARTS]
     }
     return {"training": training, "parameters": parameters}
 
@@ -53,17 +56,3 @@ def layout(trainer: Trainer, module: LightningModule) -> dict[str, Charts]:
 def chart(*tags: str) -> list[Any]:
     """Return a chart of some curves; their tags are patterns, of which a prefix would do."""
     return ["Multiline", [f"{re.escape(tag)}$" for tag in tags]]
-
-
-def _titles(data: Any, entries: list[str]) -> list[str]:
-    """Name the entries of the parameters, with their columns where they are known."""
-    features = getattr(data, "feature_names", None)
-    targets = getattr(data, "target_names", None)
-    if not features or not targets:
-        return entries
-    columns = [f"{f} → {t}" for f in features for t in targets] if len(targets) > 1 else features
-    scaled = " per standard deviation" if data.scaling is not None else ""
-    return [
-        f"{entry}, {column}{scaled}" if column else entry
-        for entry, column in zip(entries, [*columns, *[""] * len(targets)], strict=True)
-    ]

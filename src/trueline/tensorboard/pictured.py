@@ -229,7 +229,7 @@ def effects(rows: Triangle, summary: dict[str, Any], trained: Array) -> Effects:
 
 def _label(c: dict[str, Any]) -> str:
     value, low, high = (
-        "" if c[end] is None else f"{c[end]:.3g}".replace("-", "−")
+        "" if c[end] is None else f"{c[end]:z.3g}".replace("-", "−")
         for end in ("value", "low", "high")
     )
     return f"{value}  [{low}, {high}]" if low else value

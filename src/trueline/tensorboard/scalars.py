@@ -19,6 +19,8 @@ from trueline.tensorboard.logger import RunLogger
 from trueline.tensorboard.names import (
     GRADIENT_NORM,
     RATIO_LIMIT,
+    Columns,
+    columns_of,
     entries,
     names,
     shapes,
@@ -71,6 +73,7 @@ class Scalars(FewHooks):
         self._too_far_at: int | None = None
         self._constants: dict[str, float] = {}
         self._constants_to = 0
+        self._columns: Columns | None = None
 
     @property
     def walk(self) -> Walk:
@@ -109,6 +112,7 @@ class Scalars(FewHooks):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay out the curves, and begin the lines that they are seen against."""
+        self._columns = columns_of(trainer)
         self._next_mark = next_landmark(trainer.global_step)
         self._began = time.monotonic()
         self._draw_at = self._began + self._draw_after
@@ -127,7 +131,8 @@ class Scalars(FewHooks):
 
     def _take_over(self, logger: RunLogger, pl_module: LightningModule) -> None:
         """Begin with the parameters of the curves that were carried on."""
-        tags = [f"parameters/{name}" for name in names(shapes(dict(pl_module.named_parameters())))]
+        of_entries = names(shapes(dict(pl_module.named_parameters())), self._columns)
+        tags = [f"parameters/{name}" for name in of_entries]
         curves = [logger.carried.get(tag, {}) for tag in tags]
         steps = [step for step in curves[0] if all(step in curve for curve in curves)]
         if steps:
@@ -142,7 +147,7 @@ class Scalars(FewHooks):
             found = closed_form(data, pl_module.hparams)
         self.closed_form = found if found and found.unique else None
         if self.closed_form is not None:
-            self._constants |= constants(self.closed_form)
+            self._constants |= constants(self.closed_form, self._columns)
         self._constants |= limits(data, pl_module)
 
     def _log_constants(self, trainer: Trainer, logger: Logger) -> None:
@@ -177,7 +182,7 @@ class Scalars(FewHooks):
         if step % every and step != self._next_mark:
             return
         named = dict(pl_module.named_parameters())
-        row = entries("parameters", named)
+        row = entries("parameters", named, self._columns)
         if trainer.logger:
             self._seen.append((step, [*row.values()], step % every == 0))
             if len(self._seen) == AT_ONCE:
@@ -185,9 +190,8 @@ class Scalars(FewHooks):
         if step == self._next_mark:
             self._next_mark = next_landmark(step + 1)
         if step % every == 0:
-            of_step = entries(
-                "gradients", {n: p.grad for n, p in named.items() if p.grad is not None}
-            )
+            gradients = {n: p.grad for n, p in named.items() if p.grad is not None}
+            of_step = entries("gradients", gradients, self._columns)
             row |= of_step
             row[GRADIENT_NORM] = math.hypot(*of_step.values())
             row["lr"] = optimizer.param_groups[0]["lr"]
@@ -238,7 +242,7 @@ class Scalars(FewHooks):
         assert points is not None
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         first = trainer.global_step - execution.steps
-        of_entries = names(shapes(dict(pl_module.named_parameters())))
+        of_entries = names(shapes(dict(pl_module.named_parameters())), self._columns)
         tags = [f"{group}/{name}" for group in ("parameters", "gradients") for name in of_entries]
         tags += [GRADIENT_NORM, "lr", "train/loss"]
         with np.errstate(over="ignore", invalid="ignore"):  # of a training that diverges

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from trueline.results.result_table import number, parameters, verdict
+from trueline.results.result_table import number, parameters, trained, verdict
 from trueline.statistics import summary_text
-from trueline.statistics.summary_text import markdown_table
+from trueline.statistics.summary_text import escaped, markdown_table
 
 MOST_ROWS = 200
 """Of a table of parameters; more are in result.json."""
@@ -24,7 +24,7 @@ def line(result: dict[str, Any]) -> str:
     """Lay out the trained line beside its closed form."""
     best = result["closed_form"] or {}
     found = parameters(result).items()
-    rows = [[label, number(value), number(expected)] for label, (value, expected) in found]
+    rows = [[label, trained(value), number(expected)] for label, (value, expected) in found]
     left_out = len(rows) - MOST_ROWS
     rows = [*rows[:MOST_ROWS], ["loss", number(result["loss"]), number(best.get("loss"))]]
     text = markdown_table(["", "trained", "closed form"], rows)
@@ -49,4 +49,4 @@ def crosscheck(check: dict[str, Any]) -> str:
         facts.append(f"{check['steps_skipped']:,} steps skipped by the loss scale")
     rows_of_table = markdown_table(head, rows)
     listed = (f"- {fact}" for fact in facts)
-    return "\n".join([f"**{verdict(check)}**", "", rows_of_table, "", *listed])
+    return "\n".join([f"**{escaped(verdict(check))}**", "", rows_of_table, "", *listed])

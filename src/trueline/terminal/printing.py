@@ -1,4 +1,4 @@
-"""What is printed goes nowhere once nobody reads it any more, and is missed where it should go."""
+"""What is printed is visible; without a reader it goes nowhere, and an error is named."""
 
 import contextlib
 import io
@@ -68,6 +68,52 @@ def name_output() -> None:
     if isinstance(out, io.TextIOWrapper):
         options = out.encoding, out.errors, None, out.line_buffering, out.write_through
         sys.stdout = StandardOutput(out.buffer, *options)
+
+
+IGNORABLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+"""Characters that nobody sees though Unicode counts them as letters or marks."""
+
+
+def visible(text: str) -> str:
+    r"""Escape what is not printed as itself: control, format and invisible characters.
+
+    Names, levels and paths come from files, and may hold anything.
+
+    Example:
+        >>> visible("Größe\x1b[31m\n")
+        'Größe\\x1b[31m\\n'
+    """
+    return "".join(
+        c if c.isprintable() and c not in IGNORABLE else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def cut(text: str, widest: int) -> str:
+    r"""Return a text as it is shown in a table: visible, and no wider than so many columns.
+
+    Example:
+        >>> cut("temperature\n", 8), cut("温度温度", 5)
+        ('tempera…', '温度…')
+    """
+    from rich.cells import cell_len, set_cell_size
+
+    text = visible(text)
+    if cell_len(text) <= widest:
+        return text
+    return set_cell_size(text, widest - 1).rstrip() + "…"
+
+
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal a visible text takes; East Asian letters take two."""
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def padded(text: str, width: int) -> str:
+    """Return a visible text with spaces after it, up to a width in columns of a terminal."""
+    return text + " " * (width - width_of(text))
 
 
 @contextlib.contextmanager

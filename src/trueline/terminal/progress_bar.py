@@ -8,8 +8,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from trueline.data import RegressionData
+from trueline.data.datamodule import line_of
 from trueline.hooks import FewHooks
-from trueline.planning.closed_form import ClosedForm, closed_form, is_cheap, line_of
+from trueline.planning.closed_form import ClosedForm, closed_form, is_cheap
 from trueline.terminal.display import Display
 from trueline.unchanged import is_least_squares
 
