@@ -229,6 +229,25 @@ def test_epochs_are_those_that_a_training_takes(rule: str) -> None:
     assert far[-1] + 1 == steps
 
 
+@pytest.mark.parametrize("share", [0.5, 0.01])
+@pytest.mark.parametrize("apart", [0.05, 0.01])
+def test_auto_converges_where_columns_are_nearly_alike(apart: float, share: float) -> None:
+    rng = np.random.default_rng(0)
+    X = standardised(rng.normal(size=(200, 1)) + apart * rng.normal(size=(200, 4)))
+    y = X[:, 0] + 0.1 * rng.normal(size=200)
+    l1 = share * 2 * np.abs(X.T @ (y - y.mean()) / 200).max()
+    model = LinearRegression(n_features=4, lr="auto", momentum="auto", l1=l1)
+    data = RegressionData(X, y)
+    model.tune(data)
+    sgd = SGD(model.hparams["lr"], model.hparams["momentum"])
+    steps = epochs_with_l1(data.trained_on, line_of(model), sgd, l1, 0.0, 1e-12)
+    assert steps is not None
+    assert steps < 5000
+    trace = train(X, y, *line_of(model), sgd, steps, LeastSquares(l1=l1))
+    weight, _ = by_sklearn(X, y, l1)
+    np.testing.assert_allclose(trace.weight[-1], weight, atol=1e-7)
+
+
 def table(path: Path, X: Any, y: Any) -> tuple[str, ...]:
     """Write a table; return the command that trains on it."""
     names = [f"x{j}" for j in range(X.shape[1])]

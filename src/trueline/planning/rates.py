@@ -26,6 +26,11 @@ from trueline.reference.triangle import Line, Triangle
 SETTLED = 25.0
 """Steps of the heavy ball, as a multiple of √κ, after which a swing of a million times the distance
 is a 1e-15 of it: `2·25` is the logarithm of 1e21 and some."""
+FAR = (0.1, 0.01, 0.001)
+"""Roots of the smallest curvature over the largest one, for which a heavy ball is tried: on its way
+a training with an L1 penalty may meet smaller curvatures than near the minimum."""
+TRIED = (500, 5_000)
+"""Steps for which settings are tried, before as many as can be."""
 HALVINGS = 100
 """Of the interval that the best learning rate lies in: more than a float64 has digits."""
 
@@ -246,24 +251,31 @@ def fastest_with_l1(rows: Triangle, h: Mapping[str, Any]) -> dict[str, float]:
         h[name] for name in ("lr", "momentum", "dampening", "nesterov")
     )
     found = local_modes(rows, h["l1"], h["l2"], h["weight_decay"])
-    root = math.sqrt(found.smallest / found.largest)
     choices: list[tuple[float, float]]
     if lr == momentum:
+        root = math.sqrt(found.smallest / found.largest)
         careful = (1 - root) ** 2
         slow = 1 / found.largest / (1 - dampening if careful else 1.0)
-        choices = [heavy_ball(found, dampening), (slow, careful), (best_lr(found), 0.0)]
+        choices = [heavy_ball(found, dampening), (slow, careful)]
+        for r in FAR:
+            step = (2 / (1 + r)) ** 2 / found.largest / (1 - dampening)
+            choices.append((step, ((1 - r) / (1 + r)) ** 2))
+        choices.append((best_lr(found), 0.0))
     elif lr == "auto":
         undamped = 1 - dampening if momentum else 1.0
         slow = (1 - momentum) / (undamped * found.largest)
         choices = [(best_lr(found, momentum, dampening, nesterov), momentum), (slow, momentum)]
     else:
-        choices = [(lr, best_momentum(found, lr, dampening)), (lr, 0.0)]
+        choices = [(lr, best_momentum(found, lr, dampening)), (lr, 0.9), (lr, 0.99), (lr, 0.0)]
     zero = Line(np.zeros((rows.columns - 1, rows.n_targets)), np.zeros(rows.n_targets))
-
-    def epochs(choice: tuple[float, float]) -> float:
-        sgd = SGD(*choice, dampening, nesterov, h["weight_decay"])
-        steps = epochs_with_l1(rows, zero, sgd, h["l1"], h["l2"], CONVERGED_WITHIN)
-        return math.inf if steps is None else steps
-
-    lr, momentum = min(choices, key=epochs)
+    for most in (*TRIED, math.inf):
+        steps = {}
+        for choice in choices:
+            sgd = SGD(*choice, dampening, nesterov, h["weight_decay"])
+            taken = epochs_with_l1(rows, zero, sgd, h["l1"], h["l2"], CONVERGED_WITHIN, most)
+            if taken is not None:
+                steps[taken] = choice
+        if steps:
+            break
+    lr, momentum = steps[min(steps)] if steps else choices[-1]
     return {"lr": float(lr), "momentum": float(momentum)}

@@ -4,6 +4,7 @@ A step with a soft threshold is not affine, so that its powers have no closed fo
 run in advance instead: the same update rule, on the Hessian of all rows in the place of the rows.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -59,7 +60,13 @@ def most_steps(rows: Triangle) -> int:
 
 
 def epochs_with_l1(
-    rows: Triangle, start: Line, sgd: SGD, l1: float, l2: float, accuracy: float
+    rows: Triangle,
+    start: Line,
+    sgd: SGD,
+    l1: float,
+    l2: float,
+    accuracy: float,
+    most: float = math.inf,
 ) -> int | None:
     """Return how many full-batch steps a training needs until it has converged for good.
 
@@ -70,9 +77,10 @@ def epochs_with_l1(
         l1: Strength of the L1 penalty, > 0.
         l2: Strength of the L2 penalty, ≥ 0.
         accuracy: Distance that counts as converged, see `ClosedForm.distance`.
+        most: Steps that are tried, and no more than `most_steps`.
 
     Returns:
-        The number of steps; None where it is more than `most_steps`, or there is none.
+        The number of steps; None where it is more than are tried, or there is none.
 
     Example:
         >>> from trueline.reference.triangle import triangle
@@ -92,7 +100,7 @@ def epochs_with_l1(
     pull = _joined(minimum.pull, np.zeros(T))
     limit = (accuracy * unit_of_distance(rows)) ** 2 / T
     late = -1
-    for step in range(most_steps(rows)):
+    for step in range(int(min(most, most_steps(rows)))):
         rise = H @ (theta - best)
         above = np.sum((theta - best) * rise, axis=0) / 2 + minimum.bend(theta[1:])
         if not np.isfinite(above).all():

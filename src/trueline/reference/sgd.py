@@ -94,14 +94,14 @@ class SGD:
             damped = 1 - self.dampening
             v = self.momentum * buffer + damped * g
         if np.any(l1):
-            return self._proximal_step(parameter, g, v, damped * l1)
+            return self._proximal_step(parameter, g, v, buffer, damped * l1)
         if not self.momentum:
             return np.asarray(parameter - self.lr * g), None
         direction = g + self.momentum * v if self.nesterov else v
         return np.asarray(parameter - self.lr * direction), v
 
     def _proximal_step(
-        self, parameter: Array, g: Array, v: Array, l1: Array | float
+        self, parameter: Array, g: Array, v: Array, buffer: Array | None, l1: Array | float
     ) -> tuple[Array, Array | None]:
         """Take the step with an L1 penalty, whose strength is damped as the gradient in v is."""
         z = parameter - self.lr * (g if self.nesterov else v)
@@ -110,5 +110,11 @@ class SGD:
         if not self.momentum:
             return theta, None
         # A schedule may end at lr 0, where no threshold pulls.
-        v = v + np.divide(pulled, self.lr, out=np.zeros_like(z), where=np.not_equal(self.lr, 0))
-        return theta - self.lr * self.momentum * v if self.nesterov else theta, v
+        moves = np.not_equal(self.lr, 0)
+        v = v + np.divide(pulled, self.lr, out=np.zeros_like(z), where=moves)
+        if not self.nesterov:
+            return theta, v
+        # Without its look ahead the parameter was x. Where it stays 0, so that x is 0, v is exact.
+        x = parameter if buffer is None else parameter + self.lr * (self.momentum * buffer)
+        v = np.divide(x, self.lr, out=v, where=moves & (theta == 0))
+        return theta - self.lr * (self.momentum * v), v
