@@ -318,9 +318,16 @@ class LinearRegression(QuickNotes, LightningModule):
         """Log `val/loss`."""
         # During fit, Scalars logs it at the number of steps taken; Lightning would one earlier.
         fitting = self.trainer.state.fn == "fit"
-        self.log("val/loss", self._mean.compute(self.trainer), logger=not fitting)
+        self._log_mean("val/loss", logger=not fitting)
         if not fitting:
             self._left_out.say(", left out of val/loss", self.trainer)
+
+    def _log_mean(self, name: str, logger: bool = True) -> None:
+        loss = self._mean.compute(self.trainer)
+        if self.trainer.barebones:
+            tell(self.trainer, name, loss)  # self.log would warn that it does nothing
+        else:
+            self.log(name, loss, logger=logger)
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -330,7 +337,7 @@ class LinearRegression(QuickNotes, LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log `test/loss`."""
-        self.log("test/loss", self._mean.compute(self.trainer))
+        self._log_mean("test/loss")
         self._left_out.say(", left out of test/loss", self.trainer)
 
     def on_fit_end(self) -> None:

@@ -60,6 +60,13 @@ def at_end(trainer: Trainer) -> bool:
     return enough or 0 <= steps <= trainer.global_step or stopped
 
 
+def ends(trainer: Trainer) -> bool:
+    """Return whether the batch that has just ended is the training's last one."""
+    last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+    stopped = trainer.should_stop and trainer.fit_loop._can_stop_early
+    return last_epoch or trainer.global_step == trainer.max_steps or stopped
+
+
 def at_step_end(trainer: Trainer) -> bool:
     """Return whether the batch that has just ended was the last one of its optimizer step."""
     return not trainer.fit_loop._should_accumulate()

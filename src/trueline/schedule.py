@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import lr_scheduler
 
+from trueline.errors import RequestError
+
 
 class Schedule:
     """A class of `torch.optim.lr_scheduler` with its options.
@@ -124,12 +126,12 @@ class Schedule:
             metrics: By name.
 
         Raises:
-            ValueError: When there is none by its name.
+            RequestError: When there is none by its name.
         """
         if self.monitor not in metrics:
-            raise ValueError(
+            raise RequestError(
                 f"schedule: expected under monitor a metric, one of {', '.join(metrics)}; found "
-                f"{self.monitor}"
+                f"{self.monitor}; name one of these"
             )
         return metrics[self.monitor]
 

@@ -24,16 +24,20 @@ FOLDER = "checkpoints"
 """Of a run, where its checkpoints lie."""
 
 
-def find_last(root: Path) -> str:
-    """Return `last.ckpt` of the newest run under `root` that has one.
+def find_last(*folders: Path) -> str:
+    """Return `last.ckpt` of the newest run that has one.
+
+    Args:
+        folders: Folders that hold one folder a run.
 
     Raises:
         RequestError: When there is none.
     """
-    found = list(root.glob(f"version_*/{FOLDER}/{LAST_NAME}"))
+    found = [path for runs in folders for path in runs.glob(f"*/{FOLDER}/{LAST_NAME}")]
     if not found:
+        places = " or ".join(str(folder) for folder in folders)
         raise RequestError(
-            f"ckpt_path: expected a run with {FOLDER}/{LAST_NAME} under {root}, found none; "
+            f"ckpt_path: expected a run with {FOLDER}/{LAST_NAME} under {places}, found none; "
             "train first with trueline fit, give the --trainer.default_root_dir that it had, or "
             "--ckpt_path FILE"
         )

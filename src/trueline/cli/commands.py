@@ -51,6 +51,7 @@ def run(arguments: list[str]) -> None:
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # no tips, no list of absent devices
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # their reports
     # Lightning's own call of a torch function that is going away.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     # A resumed run goes on in a directory of its own; the run before it stays as it was.

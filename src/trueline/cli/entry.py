@@ -5,6 +5,7 @@ This file imports neither torch nor Lightning before it knows that they are need
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,7 +114,7 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("TRUELINE_TRACEBACK"):
             raise
-        reason = " ".join(str(error).split()) or "no reason given"
+        reason = " ".join(str(error).split()) or f"raised by `{_line_of(error)}`"
         where = "(set TRUELINE_TRACEBACK=1 to see where)"
         status = _fail(f"{type(error).__name__}: {reason} {where}", 1, shared=False)
     if _joined():
@@ -122,6 +123,11 @@ def _run(arguments: list[str]) -> int:
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _line_of(error: Exception) -> str:
+    """Return the line of code that raised an error, for one that says nothing itself."""
+    return traceback.extract_tb(error.__traceback__)[-1].line or "code without a source"
 
 
 def _fail(message: str, status: int, shared: bool = True) -> int:

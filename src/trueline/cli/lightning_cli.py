@@ -4,14 +4,21 @@ import argparse
 import contextlib
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint,
+    ModelCheckpoint,
+    ProgressBar,
+    Timer,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from trueline.checkpoints import loading, reading, resuming
@@ -19,7 +26,7 @@ from trueline.checkpoints.plugin import WholeCheckpoints
 from trueline.checkpoints.saving import Checkpoints
 from trueline.cli.option_errors import one_line
 from trueline.cli.options import OptionsCLI
-from trueline.cli.run_length import choose_intervals
+from trueline.cli.run_length import SparseValidation, choose_intervals
 from trueline.crosscheck import CrossCheck
 from trueline.data import TableData
 from trueline.data.learned import Learned
@@ -86,13 +93,14 @@ class TruelineCLI(OptionsCLI):
         schedule = self.model.hparams["schedule"]
         # Batches are those of a training: what is only evaluated is not asked for them.
         data = self.datamodule if self.subcommand in (None, "fit") else None
-        self.validates_last = choose_intervals(options, data, given, schedule)
-        if options.logger in (None, True):
-            kwargs["logger"] = self.default_logger()
-        elif options.logger is False:
+        self.validates_itself = choose_intervals(options, data, given, schedule)
+        if self.is_unlogged:
             # Without a log directory there is no place of this run's own for its files.
             self.save_config_callback = None
             kwargs["enable_checkpointing"] = options.enable_checkpointing or False
+        else:
+            kwargs["logger"] = self.loggers(init.trainer.logger)
+        kwargs["max_time"] = None  # a Timer among the callbacks has it
         self.trainer_defaults["callbacks"] = self.callbacks(given)
         plugins = init.trainer.plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
@@ -134,6 +142,21 @@ class TruelineCLI(OptionsCLI):
             epochs = min(epochs, math.ceil(trainer.max_steps / steps))
         return int(epochs)
 
+    @property
+    def is_unlogged(self) -> bool:
+        """Whether the run has no logger, and so no folder."""
+        trainer = self.options.trainer
+        return trainer.logger is False or (trainer.barebones and trainer.logger is None)
+
+    def loggers(self, given: Any) -> list[Logger]:
+        """Return the loggers of a run, the one first whose folder the run keeps its files in."""
+        if given in (None, True):
+            return [self.default_logger()]
+        given = list(given) if isinstance(given, Iterable) else [given]
+        # Others have no folder of their own for each run.
+        with_folder = given and isinstance(given[0], CSVLogger | TensorBoardLogger)
+        return given if with_folder else [self.default_logger(), *given]
+
     def default_logger(self) -> Logger:
         """Log for TensorBoard into `lightning_logs/version_N`."""
         return RunLogger(self.runs)
@@ -142,18 +165,27 @@ class TruelineCLI(OptionsCLI):
         """Return what every run gets; a bar of the user's own replaces ours."""
         options = self.options.trainer
         own_bar = any(isinstance(c, ProgressBar) for c in given)
-        bar: list[Callback] = (
-            [TrainingBar()] if options.enable_progress_bar is not False and not own_bar else []
-        )
+        shows_bar = options.enable_progress_bar is not False and not options.barebones
+        bar: list[Callback] = [TrainingBar()] if shows_bar and not own_bar else []
+        sizes = any(isinstance(c, BatchSizeFinder) for c in given)
+        if sizes and getattr(self.datamodule, "batch_size", 1) is None:
+            raise RequestError(
+                "--trainer.callbacks: BatchSizeFinder needs a batch size to begin with, found full "
+                "batch; give --data.batch_size, such as 2"
+            )
         if self.subcommand == "predict":
             return bar  # and the PredictionWriter that Lightning adds
         # Each callback, used or not, costs a step 3 % of its time in Lightning: none to spare.
-        scalars = Scalars(DRAW_AFTER if self.options.figures else None, self.validates_last)
-        mine: list[Callback] = [scalars, Report()]
+        mine: list[Callback] = [Scalars(DRAW_AFTER if self.options.figures else None), Report()]
+        if self.validates_itself:
+            mine.insert(0, SparseValidation(options.max_epochs == -1 and options.max_steps == -1))
+        # A Timer comes before what has the last step validated.
+        if options.max_time is not None and not any(isinstance(c, Timer) for c in given):
+            mine.insert(0, _timer(options.max_time))
         if self.options.crosscheck not in ("off", False):
             check = CrossCheck(on_failure=self.options.crosscheck, free_run=self.options.free_run)
             mine.insert(0, check)
-        unsaved = options.enable_checkpointing is False or options.logger is False
+        unsaved = options.enable_checkpointing is False or self.is_unlogged
         if not (unsaved or options.fast_dev_run):
             own = [c for c in given if isinstance(c, Checkpoint)]
             _check_savers(own)
@@ -252,6 +284,21 @@ def _columns(learned: Learned) -> dict[str, Any]:
         "standardize": learned.scaling is not None,
         "like": None,
     }
+
+
+def _timer(duration: Any) -> Timer:
+    """Return what ends a training after a time.
+
+    Raises:
+        RequestError: When it is no time.
+    """
+    try:
+        return Timer(duration)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise RequestError(
+            "--trainer.max_time: expected days, hours, minutes and seconds as DD:HH:MM:SS; found "
+            f"{duration}"
+        ) from error
 
 
 def _check_savers(callbacks: list[Checkpoint]) -> None:

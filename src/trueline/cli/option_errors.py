@@ -24,9 +24,15 @@ COUNTS = {
 """Options of the Trainer that count something; it takes 0 for some, and stumbles later."""
 
 _NOISE = re.compile(
-    r"Does not validate|Subtypes:|Errors:|Given value type:|Given value: (NestedArg|Namespace)|"
-    r"Problem with given class_path|Expected a <class 'NoneType'>|Expected a path"
+    r"Does not (validate|implement protocol)|Subtypes:|Errors:|Given value type:|"
+    r"Given value: (\[|NestedArg|Namespace)|Problem with given class_path|"
+    r"Expected a <class 'NoneType'>|Expected a path|Not a valid subclass|Subclass types expect|"
+    r"a (class path \(str\)|dict with(out)? )"
 )
+_PLACE = re.compile(r"Parser key|Given value")
+_TYPE = re.compile(r"Expected a (?!.*Got value)")
+"""One of several types that would do; it says nothing where a class of one of them was given."""
+_PACKAGE = re.compile(r"(?:class_path '(?:\w+\.)*(\w+)':\s+)?[^\n]*HINT: Try running `(pip [^`]+)`")
 
 
 def one_line(message: str) -> str:
@@ -36,17 +42,39 @@ def one_line(message: str) -> str:
         >>> one_line('Parser key "model.lr":\n Expected a <class \'float\'>. Got value: abc')
         '--model.lr: expected float; found abc'
     """
-    lines = [line.strip().removeprefix("- ") for line in message.strip().splitlines()]
-    text = "; ".join(line.rstrip(".") for line in lines if line and not _NOISE.match(line))
+    if missing := _PACKAGE.search(message):
+        asked, command = missing[1] or "the option", missing[2]
+        package = command.split()[-1].strip("'")
+        return f"{asked}: expected the package {package}, found none that will do; run {command}"
+    lines = [line.strip().removeprefix("- ").rstrip(".") for line in message.strip().splitlines()]
+    lines = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
+    reasons = [line for line in lines if not _PLACE.match(line) and not _TYPE.match(line)]
+    if reasons:
+        end = lines.index(reasons[0])
+        given = [line for line in lines[end:] if line.startswith("Given value")]
+        lines = [line for line in lines[:end] if _PLACE.match(line)] + reasons[:1] + given
+    elif any("dot import path" in line for line in lines):
+        lines = [line for line in lines if not re.search(r"\b(Iterable|list)\b", line)]
+    text = "; ".join(lines)
     for pattern, plain in (
         (r'Parser key "([^"]+)":; Parser key "([^"]+)":', r'Parser key "\1.\2":'),
         (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),  # a class by its name
         (r"typing\.Literal\[(.*?)\]", r"\1"),  # choices by themselves
-        (r"Expected a ", "expected "),
+        (r"dot import path string: [^;]*", "class (by name or import path)"),
+        (r"(^|[:;] )Expected an? ", r"\1expected "),
         (r"; expected ", " or "),
         (r"[.;] (?:Got value|Given value): ", "; found "),
         (r'Parser key "([^"]+)":(?:; | or )? ?(?:expected )?(.*)', r"--\1: expected \2"),
-        (r": expected (Option|File|No module)", r": \1"),
+        (r": expected (Option|File|No module|Import path)", r": \1"),
+        (r"^--crosscheck: expected bool", "--crosscheck: expected raise, warn or off"),
+        (
+            r"^When passing string value for the `(\w+)` .* one of \[(.*)\]$",
+            r"--trainer.\1: expected \2, or a class by its import path",
+        ),
+        (
+            r"^`Trainer\(barebones=True, (\w+)=.*\)` was passed\. (.*)$",
+            r"--trainer.\1: expected none with --trainer.barebones true (\2); leave one out",
+        ),
         (
             r"^--(\S+): expected the following arguments are required: (.*)$",
             r"--\1.\2: expected a value; found none",
@@ -71,10 +99,11 @@ def with_remedy(message: str, known: Collection[str], command: str) -> str:
     classes = DummyData, SyntheticData, TableData
     data = {f"data.{name}" for kind in classes for name in inspect.signature(kind).parameters}
     typed = re.search(r"arguments: --([\w.]+)|option '([\w.]+)'|Option '(\w+)'", message)
-    if typed:
-        name = typed[1] or typed[2] or f"data.{typed[3]}"
+    of_data = message.startswith("--data")
+    if typed and (of_data or not typed[3]):
         if taking := [c.__name__ for c in classes if typed[3] in inspect.signature(c).parameters]:
             return f"{message}; give --data {' or '.join(taking)}, which has it"
+        name = typed[1] or typed[2] or f"data.{typed[3]}"
         if close := difflib.get_close_matches(name, [*known, *data], n=1):
             return f"{message}; did you mean --{close[0]}?"
     if message.startswith("--data:"):

@@ -7,9 +7,11 @@ import argparse
 import inspect
 import pydoc
 import re
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import (
     ArgsType,
@@ -51,6 +53,14 @@ DATA_OPTIONS = (
     "The default data, DummyData, takes --data.batch_size N (full batch unless given), "
     "--data.shuffle true and --data.seed N."
 )
+
+
+def _name_enums(callbacks: Any) -> None:
+    """Put names in the place of members of enumerations, which no config file can hold."""
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        for name, value in dict((callback or {}).get("init_args") or {}).items():
+            if isinstance(value, Enum):
+                callback.init_args[name] = value.value
 
 
 class SavedConfig(FewHooks, SaveConfigCallback):
@@ -122,6 +132,19 @@ class OptionsCLI(LightningCLI):
         """The folder that holds one folder a run."""
         return Path(self.options.trainer.default_root_dir or "") / RUNS
 
+    def _runs_of_loggers(self) -> list[Path]:
+        """Return the folders in which loggers of the user keep runs."""
+        loggers = self.options.trainer.logger
+        loggers = loggers if isinstance(loggers, list) else [loggers]
+        given = [
+            logger.get("init_args") or {} for logger in loggers if isinstance(logger, Namespace)
+        ]
+        return [
+            Path(options["save_dir"]) / (options.get("name") or "")
+            for options in given
+            if options.get("save_dir")
+        ]
+
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add model and data before the Trainer, so that --help shows them first."""
         parser.add_lightning_class_args(LinearRegression, "model")
@@ -189,6 +212,7 @@ class OptionsCLI(LightningCLI):
             message = with_remedy(one_line(str(error)), options, command)
             raise RequestError(message) from error
         check_counts(self.options)
+        _name_enums(self.options.trainer.callbacks)
         self.kept_options = keep(self.options)
         if self.subcommand:
             # Lightning would parse the checkpoint next, and let its values win over typed ones.
@@ -222,5 +246,5 @@ class OptionsCLI(LightningCLI):
         if asked is None and self.subcommand != "fit":
             asked = reading.LAST
         if asked == reading.LAST:
-            return reading.find_last(self.runs)
+            return reading.find_last(self.runs, *self._runs_of_loggers())
         return None if asked is None else str(asked)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
     EarlyStopping,
@@ -12,6 +12,9 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
     Timer,
 )
+
+from trueline.hooks import FewHooks
+from trueline.progress import ends
 
 POINTS_PER_CURVE = 500
 """More than a screen shows of a curve, and half of what TensorBoard keeps of one."""
@@ -56,7 +59,10 @@ def choose_intervals(options: Any, data: Any, callbacks: Iterable[Callback], sch
     Returns:
         Whether it has chosen when to validate; then the last step is followed by a validation too.
     """
+    per_epoch = getattr(data, "steps_per_epoch", 0)
     epochs = max(options.max_epochs or 0, 0)
+    if not epochs and per_epoch and options.max_steps > 0:
+        epochs = options.max_steps // per_epoch
     chosen = options.check_val_every_n_epoch is None and options.val_check_interval is None
     if chosen:
         monitor = (schedule or {}).get("monitor", "train/loss")
@@ -65,10 +71,10 @@ def choose_intervals(options: Any, data: Any, callbacks: Iterable[Callback], sch
         options.check_val_every_n_epoch = max(1, epochs // CHECKS_PER_RUN) if sparse else 1
     elif options.check_val_every_n_epoch is None and type(options.val_check_interval) is float:
         options.check_val_every_n_epoch = 1  # a fraction is one of an epoch
-    steps = epochs * getattr(data, "steps_per_epoch", 0)
+    steps = epochs * per_epoch
     if options.max_steps > 0:
         steps = min(steps or options.max_steps, options.max_steps)
-    if options.log_every_n_steps is None and steps:
+    if options.log_every_n_steps is None and steps and not options.barebones:
         points = points_per_curve(getattr(data, "n_features", 1), getattr(data, "n_targets", 1))
         options.log_every_n_steps = max(1, steps // points)
     return chosen
@@ -83,3 +89,41 @@ def _depends_on_validation(callback: Callback) -> bool:
         return not callback._check_on_train_epoch_end
     known = isinstance(callback, UNAFFECTED) or getattr(callback, "knows_executions", False)
     return not known
+
+
+class SparseValidation(FewHooks):
+    """Validates a training that nothing else depends on: seldom, and after its last step.
+
+    In a training without a last epoch, validations come after 1, 2, 3, 4, 6, 8, 12, 16, 24, …
+    epochs: two each time that the number of epochs doubles.
+
+    Args:
+        open_ended: Whether the training has no last epoch.
+    """
+
+    knows_executions = True
+
+    def __init__(self, open_ended: bool) -> None:
+        self._open_ended = open_ended
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the next validation."""
+        self._choose(trainer, trainer.current_epoch)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the next validation."""
+        if not trainer.sanity_checking:
+            self._choose(trainer, trainer.current_epoch + 1)
+
+    def _choose(self, trainer: Trainer, epochs: int) -> None:
+        if self._open_ended:
+            trainer.check_val_every_n_epoch = 2 ** max(0, epochs.bit_length() - 2)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Have the last step followed by a validation."""
+        if ends(trainer):
+            trainer.check_val_every_n_epoch = 1
+            if not trainer.is_last_batch:
+                trainer.val_check_batch = batch_idx + 1

@@ -40,7 +40,7 @@ from trueline.reference import SGD, LeastSquares
 from trueline.reference.composed import Moments
 from trueline.reference.plateau import ReduceLROnPlateau
 from trueline.reference.schedules import Schedule
-from trueline.tensorboard import RunLogger
+from trueline.tensorboard import log_points
 
 SAVED_AS = "crosscheck"
 """The entry of a checkpoint that holds what a resumed training is held against."""
@@ -406,21 +406,17 @@ class CrossCheck(Callback):
         from a checkpoint has the same points.
         """
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        step, logger = trainer.global_step, trainer.logger
+        step = trainer.global_step
         due = [] if every < 1 else list(range((self._logged // every + 1) * every, step + 1, every))
         if at_end and step != (due or [self._logged])[-1]:
             due.append(step)
-        if not logger or not due:
+        if not trainer.loggers or not due:
             return
         assert self.ledger is not None
         self.ledger.settle()
         self._logged = due[-1]
         name, worst = "crosscheck/worst_ratio", self.ledger.tally.worst_up_to(due)
-        if isinstance(logger, RunLogger):
-            logger.log_points([name], [[ratio] for ratio in worst], due)
-            return
-        for number, ratio in zip(due, worst, strict=True):
-            logger.log_metrics({name: ratio}, number)
+        log_points(trainer.loggers, [name], [[ratio] for ratio in worst], due)
 
     def _fail(self, *failures: Failure) -> None:
         """Note failures that it takes no reference to see."""

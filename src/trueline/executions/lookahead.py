@@ -18,6 +18,8 @@ MOST_NUMBERS = 2**26
 """Entries of rows an execution takes in: about a fifth of a second's work, so that a progress bar
 moves and Ctrl-C is heard."""
 MOST_STEPS = 2**17
+BETWEEN_LOOKS = 0.1
+"""Seconds in which an execution is done at most, where a Timer may end the training after it."""
 
 
 class Lookahead:
@@ -51,6 +53,8 @@ class Lookahead:
             if every
         ]
         self._every_epoch = self._epoch_interval()
+        self._is_timed = any(isinstance(c, Timer) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        self._in_time = 1
 
     def _epoch_interval(self) -> int | None:
         """Return after how many epochs something waits for the end of one; None for never."""
@@ -65,6 +69,8 @@ class Lookahead:
         trainer, per_epoch = self._trainer, self.per_epoch
         step = trainer.global_step
         most = self._most if self._asked == "auto" else self._most - batch % self._most
+        if self._is_timed:
+            most = min(most, self._in_time)
         most = min([most, *(n - step % n for n in self._intervals)])
         if trainer.max_steps > 0:
             most = min(most, trainer.max_steps - step)
@@ -87,6 +93,18 @@ class Lookahead:
         if self._asked != "auto":
             epochs = min(epochs, max(1, self._most // per_epoch))
         return max(1, epochs) * per_epoch
+
+    def note(self, batches: int, seconds: float) -> None:
+        """Learn from an execution how many batches the next one may take before a look at a Timer.
+
+        Args:
+            batches: Batches of the execution.
+            seconds: Time that they took, in this process.
+        """
+        if self._is_timed:
+            seconds = self._trainer.strategy.broadcast(seconds)
+            grown = 2 * batches if seconds < BETWEEN_LOOKS / 2 else batches
+            self._in_time = max(1, grown if seconds < BETWEEN_LOOKS else batches // 2)
 
 
 def _epoch_interval(callback: Callback) -> int | None:

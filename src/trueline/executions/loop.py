@@ -1,5 +1,6 @@
 """Executions under Lightning: from the module and its optimizer, and back into them."""
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,7 @@ class Executions:
                 f"now {reason}; set steps_per_execution 1"
             )
         self._executor.rule = self._rule()
-        state = self._state()
+        began, state = time.monotonic(), self._state()
         with torch.no_grad():
             execution = self._run(block, state)
             if not self._is_finite(execution):
@@ -116,6 +117,7 @@ class Executions:
                     loader.position = min(block.batch + steps, per_epoch)
                     execution = self._run(block, state)
             self._block, self.latest = block, execution
+        self._lookahead.note(block.batches, time.monotonic() - began)
         points, l2 = execution.points, module.hparams["l2"]
         assert points is not None
         T = module.hparams["n_targets"]

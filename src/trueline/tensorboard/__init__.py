@@ -10,7 +10,7 @@ Example:
     ['weight_0', 'weight_1', 'bias']
 """
 
-from trueline.tensorboard.logger import RunLogger
+from trueline.tensorboard.logger import RunLogger, log_points
 from trueline.tensorboard.scalars import Scalars
 
-__all__ = ["RunLogger", "Scalars"]
+__all__ = ["RunLogger", "Scalars", "log_points"]

@@ -46,23 +46,24 @@ def log_final(
         texts: In Markdown, by tag.
         failed: Whether the training failed a check, or was stopped before its end.
     """
-    logger = trainer.logger
-    if not logger:
+    if not trainer.loggers:
         return
     step = trainer.global_step
     named = dict(pl_module.named_parameters())
     row = entries("parameters", named, columns_of(trainer)) | {"train/loss": loss}
-    logger.log_metrics(row, step)
+    for logger in trainer.loggers:
+        logger.log_metrics(row, step)
     scalars = scalars_of(trainer)
     if scalars is not None:
-        scalars.log_end(trainer, pl_module, logger)
+        scalars.log_end(trainer, pl_module)
     known = {name: value for name, value in metrics.items() if value is not None}
-    logger.log_metrics(known, step)
-    if isinstance(logger, TensorBoardLogger):
-        _log_hyperparameters(logger, hyperparameters(trainer, pl_module), step, failed)
-        for name, text in (texts or {}).items():
-            logger.experiment.add_text(visible(name), text, step)
-    logger.save()
+    for logger in trainer.loggers:
+        logger.log_metrics(known, step)
+        if isinstance(logger, TensorBoardLogger):
+            _log_hyperparameters(logger, hyperparameters(trainer, pl_module), step, failed)
+            for name, text in (texts or {}).items():
+                logger.experiment.add_text(visible(name), text, step)
+        logger.save()
 
 
 def scalars_of(trainer: Trainer) -> Scalars | None:

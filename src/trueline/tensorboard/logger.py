@@ -1,10 +1,10 @@
 """The logger of a run: one folder, one event file, points written together."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -119,3 +119,22 @@ class RunLogger(TensorBoardLogger):
             for point in points:
                 self.experiment.add_scalar(tag, point.value, point.step, point.wall_time)
             self.carried[tag] = {point.step: point.value for point in points}
+
+
+def log_points(
+    loggers: Iterable[Logger], names: list[str], rows: list[list[float]], steps: list[int]
+) -> None:
+    """Log many points with every logger.
+
+    Args:
+        loggers: Loggers of the run.
+        names: Names of the numbers of a point.
+        rows: Numbers of each point.
+        steps: Step of each point.
+    """
+    for logger in loggers:
+        if isinstance(logger, RunLogger):
+            logger.log_points(names, rows, steps)
+            continue
+        for step, row in zip(steps, rows, strict=True):
+            logger.log_metrics(dict(zip(names, row, strict=True)), step)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 
 from trueline.executions.execution import Execution
@@ -15,7 +15,7 @@ from trueline.hooks import FewHooks
 from trueline.planning.closed_form import ClosedForm, closed_form, is_cheap
 from trueline.tensorboard.beside import constants, limits, rows_of, too_far
 from trueline.tensorboard.layout import layout
-from trueline.tensorboard.logger import RunLogger
+from trueline.tensorboard.logger import RunLogger, log_points
 from trueline.tensorboard.names import (
     GRADIENT_NORM,
     RATIO_LIMIT,
@@ -48,8 +48,6 @@ class Scalars(FewHooks):
     Args:
         draw_after: Seconds of training after which figures are drawn for the first time, and then
             each time that it has taken twice as long; never unless given.
-        validates_last: Whether validation follows the last step too where none is due, so that
-            `val/loss` ends where the training does.
 
     Attributes:
         closed_form: In the units of the training; None where there is none, or as long as it would
@@ -58,8 +56,7 @@ class Scalars(FewHooks):
 
     knows_executions = True
 
-    def __init__(self, draw_after: float | None = None, validates_last: bool = False) -> None:
-        self._validates_last = validates_last
+    def __init__(self, draw_after: float | None = None) -> None:
         self._draw_after = math.inf if draw_after is None else draw_after
         self._draw_at = math.inf
         self._row: dict[str, float] | None = None
@@ -118,8 +115,9 @@ class Scalars(FewHooks):
         self._draw_at = self._began + self._draw_after
         if not trainer.logger:
             return
-        if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.add_custom_scalars(layout(trainer, pl_module))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_custom_scalars(layout(trainer, pl_module))
         if isinstance(trainer.logger, RunLogger):
             self._take_over(trainer.logger, pl_module)
         if _is_checked(trainer):
@@ -127,7 +125,7 @@ class Scalars(FewHooks):
         data = rows_of(trainer, pl_module)
         if data is not None and is_cheap(data):
             self._look_up(trainer, pl_module)
-            self._log_constants(trainer, trainer.logger)
+            self._log_constants(trainer)
 
     def _take_over(self, logger: RunLogger, pl_module: LightningModule) -> None:
         """Begin with the parameters of the curves that were carried on."""
@@ -150,21 +148,22 @@ class Scalars(FewHooks):
             self._constants |= constants(self.closed_form, self._columns)
         self._constants |= limits(data, pl_module)
 
-    def _log_constants(self, trainer: Trainer, logger: Logger) -> None:
+    def _log_constants(self, trainer: Trainer) -> None:
         """Log the lines that do not change, as far as the training has come."""
         every = POINTS_A_CONSTANT * trainer.log_every_n_steps  # type: ignore[attr-defined]
         if not self._constants or not every:
             return
         steps = list(range(self._constants_to, trainer.global_step, every))
-        _log(logger, [*self._constants], [[*self._constants.values()]] * len(steps), steps)
+        rows = [[*self._constants.values()]] * len(steps)
+        log_points(trainer.loggers, [*self._constants], rows, steps)
         self._constants_to += every * len(steps)
 
-    def log_end(self, trainer: Trainer, pl_module: LightningModule, logger: Logger) -> None:
+    def log_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the last point of the lines that do not change."""
         if self.closed_form is None:
             self._look_up(trainer, pl_module)
-        self._log_constants(trainer, logger)
-        if self._constants:
+        self._log_constants(trainer)
+        for logger in trainer.loggers if self._constants else ():
             logger.log_metrics(self._constants, trainer.global_step)
 
     def watched_steps(self, rows: Rows, first: int, steps: int) -> NDArray[np.int64]:
@@ -179,17 +178,18 @@ class Scalars(FewHooks):
             return
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         step = trainer.global_step
-        if step % every and step != self._next_mark:
+        is_due = every > 0 and step % every == 0
+        if not is_due and step != self._next_mark:
             return
         named = dict(pl_module.named_parameters())
         row = entries("parameters", named, self._columns)
         if trainer.logger:
-            self._seen.append((step, [*row.values()], step % every == 0))
+            self._seen.append((step, [*row.values()], is_due))
             if len(self._seen) == AT_ONCE:
                 self._take_in()
         if step == self._next_mark:
             self._next_mark = next_landmark(step + 1)
-        if step % every == 0:
+        if is_due:
             gradients = {n: p.grad for n, p in named.items() if p.grad is not None}
             of_step = entries("gradients", gradients, self._columns)
             row |= of_step
@@ -209,21 +209,16 @@ class Scalars(FewHooks):
     ) -> None:
         """Add the loss and log the point; of an execution, all points within it."""
         execution = getattr(pl_module, "execution", None)
-        logger = trainer.logger
-        if execution is not None and logger:
-            self._log_points(trainer, pl_module, execution, logger)
-        if self._row is not None and logger:
+        if execution is not None and trainer.loggers:
+            self._log_points(trainer, pl_module, execution)
+        if self._row is not None:
             self._row["train/loss"] = pl_module.step_loss.item()  # type: ignore[operator]
-            _log(logger, [*self._row], [[*self._row.values()]], [self._step])
+            log_points(trainer.loggers, [*self._row], [[*self._row.values()]], [self._step])
         self._row = None
-        if logger and self._constants and trainer.global_step > self._constants_to:
-            self._log_constants(trainer, logger)
+        if trainer.loggers and self._constants and trainer.global_step > self._constants_to:
+            self._log_constants(trainer)
         if time.monotonic() >= self._draw_at:
             self._draw(trainer, pl_module)
-        if self._validates_last and _ends(trainer):
-            trainer.check_val_every_n_epoch = 1
-            if not trainer.is_last_batch:
-                trainer.val_check_batch = trainer.fit_loop.batch_idx + 1
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the figures of the training so far, and say when to draw them next."""
@@ -235,7 +230,7 @@ class Scalars(FewHooks):
         self._draw_at = ended + max(began - self._began, DRAWN_SHARE * (ended - began))
 
     def _log_points(
-        self, trainer: Trainer, pl_module: LightningModule, execution: Execution, logger: Logger
+        self, trainer: Trainer, pl_module: LightningModule, execution: Execution
     ) -> None:
         """Log the points of an execution that are due, and note where it led."""
         points = execution.points
@@ -250,7 +245,8 @@ class Scalars(FewHooks):
         given = points.parameters, points.gradients, norms, points.lrs, points.losses
         due = (first + points.steps) % every == 0
         steps = (first + points.steps)[due]
-        _log(logger, tags, np.column_stack(given)[due].tolist(), steps.tolist())
+        rows = np.column_stack(given)[due].tolist()
+        log_points(trainer.loggers, tags, rows, steps.tolist())
         self._note(steps, points.parameters[due])
         self._walk.add(steps, points.parameters[due])
         marks = landmarks(first, trainer.global_step) - first
@@ -271,27 +267,13 @@ class Scalars(FewHooks):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation loss at the number of steps taken."""
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if trainer.logger and fitting and "val/loss" in trainer.callback_metrics:
+        if fitting and "val/loss" in trainer.callback_metrics:
             loss = trainer.callback_metrics["val/loss"].item()
-            trainer.logger.log_metrics({"val/loss": loss}, trainer.global_step)
-
-
-def _ends(trainer: Trainer) -> bool:
-    """Return whether a training has taken its last step."""
-    of_epochs = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
-    return of_epochs or trainer.global_step == trainer.max_steps
+            for logger in trainer.loggers:
+                logger.log_metrics({"val/loss": loss}, trainer.global_step)
 
 
 def _is_checked(trainer: Trainer) -> bool:
     from trueline.crosscheck import CrossCheck  # which logs by way of this package
 
     return any(isinstance(callback, CrossCheck) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-
-
-def _log(logger: Logger, tags: list[str], rows: list[list[float]], steps: list[int]) -> None:
-    """Log points, each of many numbers."""
-    if isinstance(logger, RunLogger):
-        logger.log_points(tags, rows, steps)
-        return
-    for step, row in zip(steps, rows, strict=True):
-        logger.log_metrics(dict(zip(tags, row, strict=True)), step)
