@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trueline.data.learned import Learned
+from trueline.terminal.printing import visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,7 +75,7 @@ class TableRows:
         if self.missing == "drop":
             found = count_missing(self.table, columns, targets=False)
             if found.incomplete:
-                rank_zero_only(print)(f"{self.table.path}: {found}")
+                rank_zero_only(print)(visible(f"{self.table.path}: {found}"))
         keys = _Keys(self.table, self.keys)
         for X, notes in read_every_row(self.table, columns, self.missing, self.dtype):
             features = X if scaling is None else scaling.applied_to(X)
