@@ -15,8 +15,9 @@ from sklearn.linear_model import ElasticNet
 from test_reference_sgd import settings_of_sgd
 from trueline.crosscheck import CrossCheck
 from trueline.data import RegressionData
+from trueline.data.datamodule import line_of
 from trueline.module import LinearRegression
-from trueline.planning.closed_form import closed_form, line_of
+from trueline.planning.closed_form import closed_form
 from trueline.planning.with_l1 import epochs_with_l1
 from trueline.proximal import ProximalSGD
 from trueline.reference import SGD, LeastSquares, train
