@@ -88,7 +88,7 @@ class Learned(NamedTuple):
                 scaling = Scaling(mean, scale)
             R, center, *counts = state["rows"]
             width = 1 + n_features + len(columns.targets)
-            R = np.triu(_finite(R, width, width))
+            R = np.triu(_finite(R, min(counts[0], width), width))
             if not all(isinstance(count, int | float) for count in counts):
                 raise ValueError("counts of the rows")
             triangle = Triangle(R, _finite(center, width - 1), *counts)

@@ -382,7 +382,7 @@ def _check_sizes(path: str, rows: Triangle, names: Sequence[str]) -> None:
     Raises:
         RequestError: Naming the first.
     """
-    differ = np.abs(rows.R[1:, 1:]).max(axis=0)
+    differ = np.abs(rows.R[1:, 1:]).max(axis=0, initial=0.0)
     sizes = np.maximum(np.maximum(np.abs(rows.center), np.abs(rows.R[0, 1:])), differ)
     wrong = ~(sizes <= LARGEST) | ((differ > 0) & (sizes < 1 / LARGEST))
     if wrong.any():

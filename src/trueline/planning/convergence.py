@@ -43,7 +43,8 @@ class Modes(NamedTuple):
         curvature: Its eigenvalues λ, descending, shape (1 + n_features,); 0 for each column of
             `[1, x]` that depends on others.
         left: By columns, what each mode changes in the rows of the triangle, and under them in the
-            residuals of the penalties; orthonormal.
+            residuals of the penalties; orthonormal, but for zeros where there are more modes than
+            rows.
     """
 
     curvature: Array
@@ -85,9 +86,11 @@ def modes(rows: Triangle, l2: float = 0.0, weight_decay: float = 0.0) -> Modes:
     """
     p = rows.columns
     A = np.concatenate([rows.plain[:p] * _scale(rows), _penalties(p, l2, weight_decay)])
-    left, singular, _ = np.linalg.svd(A, full_matrices=False)
-    singular[rows.rank(l2, weight_decay) :] = 0
-    return Modes(singular**2, left)
+    found, singular, _ = np.linalg.svd(A, full_matrices=False)
+    curvature, left = np.zeros(p), np.zeros((len(A), p))
+    rank = rows.rank(l2, weight_decay)
+    curvature[:rank], left[:, : len(singular)] = singular[:rank] ** 2, found
+    return Modes(curvature, left)
 
 
 def unit_of_distance(rows: Triangle) -> Array:
@@ -108,7 +111,10 @@ def _scale(rows: Triangle) -> float:
 def _penalties(p: int, l2: float, weight_decay: float) -> Array:
     """Return the rows under `[1, x]` that stand for the penalties, without zeros."""
     strength = np.array([weight_decay] + [2 * l2 + weight_decay] * (p - 1))
-    return np.diag(np.sqrt(strength))[strength > 0]
+    (which,) = np.nonzero(strength)
+    penalties = np.zeros((len(which), p))
+    penalties[np.arange(len(which)), which] = np.sqrt(strength[which])
+    return penalties
 
 
 def epochs(
@@ -141,7 +147,8 @@ def epochs(
     """
     found = modes(rows, l2, sgd.weight_decay)
     moving = found.curvature > 0
-    curvature, directions = found.curvature[moving], found.left[: rows.columns, moving]
+    height = min(len(rows.R), rows.columns)
+    curvature, directions = found.curvature[moving], found.left[:height, moving]
     offset = (found.left.T @ _residuals(rows, start, l2, sgd.weight_decay))[moving]
     # In the units of the criterion: one is on the line between converged and not.
     offset *= math.sqrt(rows.n_targets / 2) / (accuracy * unit_of_distance(rows))

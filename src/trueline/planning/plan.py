@@ -223,5 +223,7 @@ def dependent(rows: Triangle) -> tuple[list[int], list[int]]:
     free = len(varies) - (rows.rank() - 1)
     if free <= 0:
         return constant, []
-    flat = np.linalg.svd(A)[2][-free:]
-    return constant, varies[np.linalg.norm(flat, axis=0) > DEPENDENT].tolist()
+    # What rows do not differ in is what is left of each column's direction beside those they do.
+    differ = np.linalg.svd(A, full_matrices=False)[2][: len(varies) - free]
+    flat = np.sqrt(np.maximum(1 - np.sum(differ**2, axis=0), 0))
+    return constant, varies[flat > DEPENDENT].tolist()

@@ -101,6 +101,8 @@ class FactoredRows:
         self.weighted |= w is not None
         first = 0
         while first < n_samples:
+            if self._gathered == len(self._rows):
+                self._make_room()
             room = len(self._rows) - self._gathered
             part = slice(first, min(first + room, n_samples))
             first = part.stop
@@ -109,11 +111,13 @@ class FactoredRows:
             rows[:, 1 : n_features + 1] = X[part]
             rows[:, n_features + 1 :] = targets[part]
             self._gathered += len(rows)
-            if self._gathered == len(self._rows):
+            if self._gathered == rows_at_once(self._R.shape[1]):
                 self._factor()
 
     def factored(self) -> tuple[Array, Array]:
         """Return R and `[cₓ, c_y]` of the rows so far; more may follow.
+
+        Of fewer rows than columns, R has as many rows as there are.
 
         Raises:
             ValueError: When there were none.
@@ -122,18 +126,29 @@ class FactoredRows:
             self._factor()
         if self._center is None:
             raise ValueError("expected at least one row; found none; give rows")
-        return self._Z[: self._Z.shape[1]].copy(order="C"), self._center
+        return self._R.copy(), self._center
 
     def _begin(self, columns: Columns) -> None:
         self.columns = columns
-        width = 1 + columns.n_features + columns.n_targets
+        self._R = self._rows = np.empty((0, 1 + columns.n_features + columns.n_targets))
+
+    def _make_room(self) -> None:
+        """Make room for twice as many rows, up to those that are factored at once.
+
+        A table of many columns may have few rows.
+        """
+        height, width = self._R.shape
+        room = max(2 * len(self._rows), NUMBERS_AT_ONCE // width, 1)
         # Above the rows at hand stands the triangle of those before. Each column lies in one piece,
         # as LAPACK wants it.
-        self._Z = np.zeros((width + rows_at_once(width), width), order="F")
-        self._rows = self._Z[width:]
+        self._Z = np.empty((height + min(room, rows_at_once(width)), width), order="F")
+        self._Z[:height] = self._R
+        gathered = self._rows[: self._gathered]
+        self._rows = self._Z[height:]
+        self._rows[: self._gathered] = gathered
 
     def _factor(self) -> None:
-        rows, width = self._rows[: self._gathered], self._Z.shape[1]
+        rows, height = self._rows[: self._gathered], len(self._R)
         if self._center is None:
             middle = len(rows) // 2
             self._center = np.partition(rows[:, 1:], middle, axis=0)[middle].copy()
@@ -145,6 +160,10 @@ class FactoredRows:
             rows[:, 1:] *= rows[:, :1]
         else:
             self.weights += len(rows)
-        self._Z[:width] = np.linalg.qr(self._Z[: width + len(rows)], mode="r")
+        self._R = np.asarray(np.linalg.qr(self._Z[: height + len(rows)], mode="r"))
         self.n_samples += len(rows)
         self._gathered = 0
+        if len(self._R) == height:
+            self._Z[:height] = self._R
+        else:
+            self._rows = self._rows[:0]

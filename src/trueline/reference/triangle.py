@@ -50,7 +50,8 @@ class Triangle:
     """R of rows `[1, x − cₓ, y − c_y]`, and how many they were.
 
     Args:
-        R: Upper triangular, shape (1 + n_features + n_targets,) twice.
+        R: Upper triangular, shape (height, 1 + n_features + n_targets), with as many rows as
+            columns, or as there are rows in the data where these are fewer.
         center: `[cₓ, c_y]`.
         n_samples: Number of rows.
         rows: The sum of their weights; their number where they have none.
@@ -76,7 +77,7 @@ class Triangle:
     @property
     def columns(self) -> int:
         """Columns of `[1, x]`."""
-        return len(self.R) - self.n_targets
+        return self.R.shape[1] - self.n_targets
 
     def loss(self, line: Line) -> float:
         """Return the mean squared error of a line."""
@@ -159,6 +160,8 @@ class Triangle:
     def penalised(self, l2: float, weight_decay: float) -> tuple[Array, Array]:
         """Return `[1, x − cₓ]` and y, each over a row for each penalised parameter."""
         p = self.columns
+        if not (l2 or weight_decay):
+            return self.R[:, :p], self.R[:, p:]
         strength = np.full(p, l2 + weight_decay / 2)
         strength[0] = weight_decay / 2
         # The objective is solved for times n_targets·Σw, which takes the mean out of the residuals.
@@ -220,9 +223,10 @@ def _rank(rows: Triangle, l2: float, weight_decay: float) -> int:
 @lru_cache(maxsize=KEPT)
 def _curvature(rows: Triangle, l2: float) -> float:
     A = rows.plain * math.sqrt(2 / (rows.rows * rows.n_targets))
-    penalised = math.sqrt(2 * l2) * np.eye(rows.columns)[1:]
+    if l2:
+        A = np.concatenate([A, math.sqrt(2 * l2) * np.eye(rows.columns)[1:]])
     with np.errstate(over="ignore"):
-        return float(np.linalg.norm(np.concatenate([A, penalised]), 2) ** 2)
+        return float(np.linalg.norm(A, 2) ** 2)
 
 
 def triangle(
