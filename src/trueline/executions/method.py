@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from trueline.data.blocks import BatchLoader
+from trueline.data.memory import available
 from trueline.hooks import has_hook
 from trueline.unchanged import changed, optimizer_changed
 
@@ -25,6 +26,9 @@ CALL = 1_000_000
 """Operations in the time that the calls of one step take, some 20 microseconds."""
 TURN = 25_000_000
 """Operations in the time of one turn of Lightning's loop, half a millisecond."""
+MAPS = 16
+"""Products of all columns that are in memory at once: maps have twice as many rows and columns with
+momentum, and a few are needed to compose them."""
 INSIDE_A_STEP = (
     "on_before_zero_grad",
     "on_before_backward",
@@ -117,6 +121,8 @@ def _reason_for_single_steps(trainer: Trainer, module: Any, own: type) -> str | 
     loader = trainer.train_dataloader
     if type(loader) is not BatchLoader or not loader.is_joined:
         return "the data does not come from a RegressionData"
+    if MAPS * 8 * (h.n_features + 1 + h.n_targets) ** 2 > available():
+        return "with so many features, products of columns take more memory than there is"
     if loader.largest > LARGEST[str(trainer.precision)]:
         return "the data is too large for its squares"
     if type(module) is not own:

@@ -77,7 +77,7 @@ class Triangle:
     @property
     def columns(self) -> int:
         """Columns of `[1, x]`."""
-        return self.R.shape[1] - self.n_targets
+        return int(self.R.shape[1]) - self.n_targets
 
     def loss(self, line: Line) -> float:
         """Return the mean squared error of a line."""

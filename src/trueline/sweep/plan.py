@@ -11,7 +11,7 @@ from trueline.results.json_files import write_json
 from trueline.results.run_folder import RUNS
 from trueline.sweep.report import ranked
 from trueline.sweep.swept import Swept, Values, grid, to_json
-from trueline.sweep.trial import check_options, options_of
+from trueline.sweep.trial import check_options, cores, options_of
 
 TRIALS = 20
 """Where there is a range and no number is given."""
@@ -52,7 +52,6 @@ def make_plan(asked: argparse.Namespace, swept: list[Swept], options: list[str])
             "--metric val_loss: expected held-out rows, found none; give --data.val_fraction, or "
             "take loss"
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "over": asked.over,
         "swept": to_json(swept),
@@ -60,7 +59,7 @@ def make_plan(asked: argparse.Namespace, swept: list[Swept], options: list[str])
         "metric": metric,
         "trials": trials,
         "seed": asked.seed,
-        "jobs": min(asked.jobs or cores or 1, trials),
+        "jobs": min(asked.jobs or cores(), trials),
         "runs": str(checked[0].runs),
     }
 
@@ -89,18 +88,33 @@ def folder_to_resume(asked: str, options: list[str]) -> Path:
     """
     if asked != "last":
         return Path(asked)
-    roots = [o.partition("=")[2] for o in options if o.startswith("--trainer.default_root_dir=")]
-    runs = Path(roots[-1] if roots else "") / RUNS
+    root, _ = _root_of(options)
+    runs = Path(root) / RUNS
     found = [path for path in runs.glob("sweep_*") if path.name[6:].isdigit()]
     if not found:
         raise RequestError(f"--resume last: expected a sweep in {runs}, found none; start one")
     return max(found, key=lambda path: int(path.name[6:]))
 
 
+def _root_of(options: list[str]) -> tuple[str, list[str]]:
+    """Return the folder that sweeps are in, and the options that do not say so.
+
+    Raises:
+        RequestError: When the option has no value.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--trainer.default_root_dir", dest="root", default="")
+    try:
+        found, others = parser.parse_known_args(options)
+    except argparse.ArgumentError as error:
+        raise RequestError(f"{error.argument_name}: {error.message}") from None
+    return found.root, others
+
+
 def read_plan(folder: Path, asked: argparse.Namespace, options: list[str]) -> dict[str, Any]:
     """Return the plan of a sweep that goes on; more trials and other jobs may be asked for."""
-    given = [o for o in options if not o.startswith("--trainer.default_root_dir=")]
-    if asked.over or asked.metric or asked.seed or given:
+    _, others = _root_of(options)
+    if asked.over or asked.metric or asked.seed or others:
         raise RequestError(
             "--resume: expected no options but --trials and --jobs, since a sweep goes on as it "
             "began; leave the others out"

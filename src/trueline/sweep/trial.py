@@ -74,6 +74,13 @@ class Checked(NamedTuple):
     runs: Path
 
 
+def cores() -> int:
+    """Return how many cores this process may use, which can be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def prepare(threads: int) -> None:
     """Make a process ready for trials; it ends with the one that began it, however that ends.
 

@@ -47,6 +47,9 @@ BYTES = Kind(pa.binary(), MISSING, True)
 BLOCK = 2**20
 """Bytes that one thread parses at a time; pyarrow's default."""
 
+MANY = 2**10
+"""Columns from which on a piece is parsed as a whole, since each column of a block takes time."""
+
 INTEGER = r"^[ \t]*[+-]?[0-9]+[ \t]*$"
 
 PLAIN = "write a plain number such as -1234.5, name the column as categorical, or leave it out"
@@ -178,7 +181,7 @@ class CsvTable(Table):
             csv.ReadOptions(
                 column_names=[str(i) for i in range(len(self.names))],
                 use_threads=not slowly,
-                block_size=len(piece) + 1 if slowly else BLOCK,
+                block_size=len(piece) + 1 if slowly or len(self.names) >= MANY else BLOCK,
             ),
             csv.ParseOptions(
                 delimiter=self.delimiter,

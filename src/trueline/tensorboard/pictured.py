@@ -128,7 +128,9 @@ def surface(
     hessian_root = np.roll(rows.plain, -1, axis=1) * math.sqrt(2 / rows.rows)
     penalties = np.full(p, math.sqrt(2 * l2 + weight_decay))
     penalties[-1] = math.sqrt(weight_decay)
-    root = np.concatenate([hessian_root, np.diag(penalties)])
+    # Two rows at least, as many as there are axes.
+    below = np.diag(penalties) if penalties.any() else np.zeros((1, p))
+    root = np.concatenate([hessian_root, below])
     middle = None if best is None else np.append(np.ravel(best.weight), best.bias)
     if p == 2:
         axes, origin = np.eye(2), np.zeros(2)
@@ -140,7 +142,13 @@ def surface(
     shown = path if middle is None else np.vstack([path, (middle - origin) @ axes.T])
     a, b = (_span(shown[:, k]) for k in range(2))
     grid = np.stack(np.meshgrid(a, b), axis=-1).reshape(-1, 2)
-    found = _objective(rows, origin + grid @ axes, l1, l2, weight_decay)
+    # Some places at a time: of many columns each line takes much memory.
+    found = np.concatenate(
+        [
+            _objective(rows, origin + some @ axes, l1, l2, weight_decay)
+            for some in np.split(grid, len(b))
+        ]
+    )
     floor = found.min() if middle is None else _objective(rows, middle[None], l1, l2, weight_decay)
     return Surface(
         axes=axes,
