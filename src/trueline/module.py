@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from trueline.batches import as_batch, labelled
 from trueline.checkpoints.reading import PREPROCESSING
 from trueline.data.blocks import Block
 from trueline.divergence import check_loss, check_parameters
@@ -198,8 +199,8 @@ class LinearRegression(QuickNotes, LightningModule):
         `Σ_i w_i·Σ_t r_it² / (n_targets·Σ_i w_i)`, which is mean(r²) without weights.
 
         Args:
-            batch: `(X, y)` or `(X, y, sample_weight)`; y in the shape of the predictions,
-                sample_weight of shape (n_samples,), > 0.
+            batch: `(X, y)` or `(X, y, sample_weight)`, or a dict with these names; y in the shape
+                of the predictions, sample_weight of shape (n_samples,), > 0.
 
         Returns:
             The loss, shape (). Of no rows, as a process may get them, it is 0, and so is its
@@ -209,7 +210,7 @@ class LinearRegression(QuickNotes, LightningModule):
             ValueError: When y or sample_weight has another shape: the loss would broadcast it, to
                 (n_samples, n_samples) say, and train a different line.
         """
-        X, y, *sample_weight = batch
+        X, y, *sample_weight = labelled(batch, self.hparams["n_features"])
         prediction: Tensor = self(X)
         _check_shape("y", y, prediction.shape, "that of the predictions")
         if not len(prediction):
@@ -237,7 +238,7 @@ class LinearRegression(QuickNotes, LightningModule):
         Args:
             batch: See `loss`.
         """
-        X, _, *sample_weight = batch
+        X, _, *sample_weight = labelled(batch, self.hparams["n_features"])
         if not sample_weight:
             return len(X)
         return sample_weight[0].sum(dtype=widest_float(X.device)).item()
@@ -318,7 +319,8 @@ class LinearRegression(QuickNotes, LightningModule):
         """Log `val/loss`."""
         # During fit, Scalars logs it at the number of steps taken; Lightning would one earlier.
         fitting = self.trainer.state.fn == "fit"
-        self._log_mean("val/loss", logger=not fitting)
+        logged = bool(self.trainer.loggers) and not self._is_logged if fitting else True
+        self._log_mean("val/loss", logger=logged)
         if not fitting:
             self._left_out.say(", left out of val/loss", self.trainer)
 
@@ -349,7 +351,7 @@ class LinearRegression(QuickNotes, LightningModule):
 
         They are nan for rows for which the training rows determine none.
         """
-        X, *_ = self._scaled(batch)
+        X, *_ = as_batch(self._scaled(batch), self.hparams["n_features"])
         found: Tensor = self(X)
         reasons = reasons_of(self, X)
         if reasons is not None:
@@ -366,7 +368,7 @@ class LinearRegression(QuickNotes, LightningModule):
         scaling = (self.preprocessing or {}).get("scaling")
         if scaling is None or self.trainer.state.fn == "fit" or _is_table(self.trainer):
             return batch
-        X, *others = batch
+        X, *others = as_batch(batch, self.hparams["n_features"])
         mean, scale = (part.to(X.device) for part in scaling)
         off = X - mean
         differs = scale.isinf() & (off.abs() > 4 * torch.finfo(off.dtype).eps * mean.abs())
@@ -402,9 +404,35 @@ class LinearRegression(QuickNotes, LightningModule):
         if self.execution is not None:
             return  # its steps have been taken
         self._refuse_all_frozen()
-        if trainer.accumulate_grad_batches > 1 or trainer.world_size > 1:
+        if window.batch is None:  # a training_step of the user's own; Lightning divides its loss
+            window.mse = loss.detach() * trainer.accumulate_grad_batches
+        elif trainer.accumulate_grad_batches > 1 or trainer.world_size > 1:
             loss = loss * window.take_in(trainer, self.size(window.batch), self.parameters())
+        window.batch = None
         loss.backward()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log `train/loss` where no callback does."""
+        trainer: Any = self.trainer
+        every = trainer.log_every_n_steps
+        if not every or not trainer.loggers or self._is_logged or not at_step_end(trainer):
+            return
+        if self.execution is None:
+            steps, losses = [trainer.global_step - 1], [self.step_loss.item()]
+        else:
+            points = self.execution.points
+            assert points is not None
+            steps = (trainer.global_step - self.execution.steps + points.steps).tolist()
+            losses = points.losses.tolist()
+        for step, loss in zip(steps, losses, strict=True):
+            if step % every == 0:
+                for logger in trainer.loggers:
+                    logger.log_metrics({"train/loss": loss}, step)
+
+    @property
+    def _is_logged(self) -> bool:
+        """Whether a callback logs the losses, with everything else."""
+        return any(getattr(callback, "logs_losses", False) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None

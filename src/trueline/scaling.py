@@ -43,7 +43,8 @@ class Scaling(NamedTuple):
         if (same := np.isinf(self.scale)).any():
             rounding = ROUNDINGS * np.finfo(np.result_type(X, np.float16)).eps
             off[:, same] *= np.abs(off[:, same]) > rounding * np.abs(self.mean[same])
-        return (off / np.where(same, 1.0, self.scale)).astype(X.dtype, copy=False)
+        scaled: NDArray[Any] = off / np.where(same, 1.0, self.scale)
+        return scaled.astype(X.dtype, copy=False) if X.dtype.kind == "f" else scaled
 
     def undone(self, X: NDArray[Any]) -> Array:
         """Return features that are trained on in the units that they came in, in float64."""

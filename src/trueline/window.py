@@ -11,14 +11,14 @@ class Window:
     """Batches whose gradients are accumulated for one step.
 
     Attributes:
-        batch: The one at hand, on this process.
+        batch: Batch at hand, on this process; None where a training_step of another makes one.
         mse: The mean squared error over the rows of all batches so far; from a batch's forward pass
             until it is taken in, over its own.
         size: Of the batches so far, on all processes.
         squares: Sum of their mean squared errors, each times its size.
     """
 
-    batch: tuple[Tensor, ...] = ()
+    batch: tuple[Tensor, ...] | None = None
     mse = torch.tensor(torch.nan)
     size = squares = 0.0
 

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 from numpy.typing import NDArray
 
+from trueline.batches import as_batch
 from trueline.crosscheck.free_run import FreeRun
 from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.learning_rate import Interval, MeantLr
@@ -237,7 +238,11 @@ class CrossCheck(Callback):
             arrays = batch_arrays(trainer.precision_plugin.convert_input(loader.example()))
         else:
             # The rows of blocks are counted in the dtype of the parameters.
-            given = [tensor.to(dtype) for tensor in batch] if in_blocks else batch
+            given = batch
+            if type(pl_module) is LinearRegression:
+                given = as_batch(batch, pl_module.hparams["n_features"])
+            if in_blocks:
+                given = tuple(tensor.to(dtype) for tensor in given)
             arrays = self._recorder.start_batch(given)
         if self.ledger is None:
             rows = None

@@ -102,6 +102,20 @@ class RegressionData(LightningDataModule):
             RowOrder(len(features), True, seed) if shuffle else InOrder(len(features)),
         )
 
+    def __str__(self) -> str:
+        """Return what the data holds; of rows that are not read yet, the class alone."""
+        if "n_samples" not in vars(self):
+            return f"{type(self).__name__}, not read yet"
+        batches = self.batch_size or self.n_samples
+        return (
+            f"{type(self).__name__}: {self.n_samples:,} rows of {self.n_features} features and "
+            f"{self.n_targets} targets, {batches:,} in a batch"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: not the Trainer."""
+        return {**vars(self), "trainer": None}
+
     @property
     def dataset(self) -> TensorDataset | SpooledRows:
         """The rows that are served."""

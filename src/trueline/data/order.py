@@ -58,6 +58,10 @@ class RowOrder:
         self.epoch = 0
         self._drawn: tuple[int, Any] = -1, None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: not what was drawn, and fetched of the rows."""
+        return {**vars(self), "_drawn": (-1, None)}
+
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next."""
         self.epoch = epoch

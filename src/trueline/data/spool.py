@@ -45,6 +45,21 @@ class Spool:
     def __len__(self) -> int:
         return self._n
 
+    def __deepcopy__(self, memo: Any) -> "Spool":
+        """Return this one: its rows stay as they are once they are trained on."""
+        return self
+
+    def __getstate__(self) -> Any:
+        """Refuse to be pickled: the file goes with this process.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "expected rows in memory to pickle, found rows in a temporary file; make the data anew "
+            "where it is needed, or raise its in_memory"
+        )
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows, and numbers in each."""

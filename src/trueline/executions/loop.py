@@ -226,6 +226,10 @@ class Executions:
         lrs = schedule.ahead(scheduler, group, block.batch, steps, self._lookahead.per_epoch)
         return torch.tensor(lrs, dtype=torch.float64, device=device)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy of the module needs: not the rows and the steps of a training."""
+        return {**vars(Executions(self._module)), "reason": self.reason}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a training needs to go on inside a span."""
         return self._executor.state_dict() if self._executor else {}

@@ -55,6 +55,7 @@ class Scalars(FewHooks):
     """
 
     knows_executions = True
+    logs_losses = True
 
     def __init__(self, draw_after: float | None = None) -> None:
         self._draw_after = math.inf if draw_after is None else draw_after
