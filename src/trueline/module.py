@@ -351,24 +351,24 @@ class LinearRegression(QuickNotes, LightningModule):
 
         They are nan for rows for which the training rows determine none.
         """
-        X, *_ = as_batch(self._scaled(batch), self.hparams["n_features"])
+        X, *_ = self._scaled(batch)
         found: Tensor = self(X)
         reasons = reasons_of(self, X)
         if reasons is not None:
             found[torch.from_numpy(reasons != "").to(found.device)] = torch.nan
         return found
 
-    def _scaled(self, batch: Batch) -> Batch:
+    def _scaled(self, batch: Any) -> Batch:
         """Scale features that come from no table as those of the training were.
 
         A line that was trained on a table is evaluated in the units of that table, wherever the
         rows come from; a `TableData` has scaled its own. What differs in a column that was the same
         in all training rows is nan.
         """
+        X, *others = as_batch(batch, self.hparams["n_features"])
         scaling = (self.preprocessing or {}).get("scaling")
         if scaling is None or self.trainer.state.fn == "fit" or _is_table(self.trainer):
-            return batch
-        X, *others = as_batch(batch, self.hparams["n_features"])
+            return (X, *others)
         mean, scale = (part.to(X.device) for part in scaling)
         off = X - mean
         differs = scale.isinf() & (off.abs() > 4 * torch.finfo(off.dtype).eps * mean.abs())
