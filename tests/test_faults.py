@@ -359,7 +359,7 @@ class DataWhoseGradientOverflows(RegressionData):
     """Two rows whose loss is finite and whose gradient is not: a step to nan or inf."""
 
     def __init__(self) -> None:
-        super().__init__([[1e160], [2e160]], [1e150, 3e150])
+        super().__init__([[1e25], [2e25]], [1e18, 3e18])
 
 
 @pytest.mark.parametrize("crosscheck", ["raise", "off"])
@@ -368,7 +368,10 @@ class DataWhoseGradientOverflows(RegressionData):
     [
         ("--model.lr", "1.0"),
         ("--model.lr", "0.01", "--model.momentum", "0.9", "--data.batch_size", "4"),
-        ("--data=test_faults.DataWhoseGradientOverflows", "--model.init", "zeros"),
+        (
+            *("--data=test_faults.DataWhoseGradientOverflows", "--model.init", "zeros"),
+            *("--trainer.precision", "32-true"),
+        ),
         ("--model.lr", "1.0", "--trainer.precision", "32-true"),
     ],
     ids=["loss overflows", "momentum", "gradient overflows", "float32"],
@@ -383,8 +386,7 @@ def test_divergence_saves_nothing_that_is_not_finite(
     often = [word for name, value in every for word in (f"--trainer.callbacks.{name}", value)]
     run = cli(*fit, *options, saver, *often)
     assert run.status == 1, run.stderr
-    remedy = "scale it" if "Overflows" in options[0] else "lr"
-    assert_said_in_one_line(run.stderr, "expected", "found", remedy)
+    assert_said_in_one_line(run.stderr, "expected", "found", "lr")
     saved = list(tmp_path.rglob("*.ckpt"))
     for path in saved:
         for value in torch.load(path, weights_only=True)["state_dict"].values():

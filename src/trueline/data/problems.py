@@ -2,6 +2,9 @@
 
 import numpy as np
 
+LARGEST = 1e140
+"""Largest entry in magnitude. The product of its square with as many rows is within float64."""
+
 
 def array_problems(
     features: np.ndarray,
@@ -62,7 +65,22 @@ def _weight_problems(weights: np.ndarray, shape: tuple[int, ...]) -> list[str]:
             f"sample_weight: expected numbers above 0; found {weights.min()}; "
             "remove the rows that are not to count"
         )
-    return wrong
+    return wrong or [f"sample_weight: {p}" for p in weight_problems(float(weights.sum()))]
+
+
+def weight_problems(total: float) -> list[str]:
+    """Say what is wrong with the sum of sample weights, of which only proportions count.
+
+    Example:
+        >>> weight_problems(15.0), weight_problems(1e-320)
+        ([], ['expected weights with a sum from 1e-140 to 1e+140; found 1e-320; scale them'])
+    """
+    if 1 / LARGEST <= total <= LARGEST:
+        return []
+    return [
+        f"expected weights with a sum from {1 / LARGEST:g} to {LARGEST:g}; found {total:.2g}; "
+        "scale them"
+    ]
 
 
 def _number_problems(name: str, array: np.ndarray) -> list[str]:
@@ -70,4 +88,10 @@ def _number_problems(name: str, array: np.ndarray) -> list[str]:
         return [f"{name}: expected real numbers; found dtype {array.dtype}"]
     if not np.isfinite(array).all():
         return [f"{name}: expected finite numbers; found nan or inf; remove those rows"]
+    largest = max(float(array.max()), -float(array.min())) if array.size else 0.0
+    if largest > LARGEST:
+        return [
+            f"{name}: expected numbers up to {LARGEST:g} in size, whose squares float64 holds; "
+            f"found {largest:.2g}; scale them"
+        ]
     return []

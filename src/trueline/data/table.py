@@ -15,7 +15,7 @@ from torch import Tensor
 from trueline.data.blocks import BatchLoader
 from trueline.data.gathered import Gathered, GatheredData, InMemory, gather
 from trueline.data.learned import Asked, Learned
-from trueline.data.problems import serving_problems
+from trueline.data.problems import LARGEST, serving_problems, weight_problems
 from trueline.data.table_rows import TableRows
 from trueline.errors import RequestError
 from trueline.reference.triangle import Triangle, triangle_of
@@ -33,8 +33,6 @@ OF_ROWS = (
     *("largest", "_longest", "_raw", "triangle", "trained_on", "digest"),
 )
 """Attributes that hold the rows or follow from them."""
-LARGEST = 1e140
-"""Of numbers whose squares are summed; the largest square that float64 holds is that of 1e154."""
 
 
 class TableData(GatheredData):
@@ -213,7 +211,7 @@ class TableData(GatheredData):
                 parts[name] = _gather(open_table(other), *options)
         mine = parts.pop("train")
         raw = triangle_of(mine.blocks())
-        _check_sizes(str(self.table.path), raw, [*columns.feature_names, *columns.targets])
+        _check_sizes(str(self.table.path), raw, columns)
         if learned is None:
             scaling = None if self._asked.standardize is False else standardising(raw)
             learned = Learned(columns, scaling, raw)
@@ -376,19 +374,24 @@ def _check_left(n_rows: int, counts: Mapping[str, int]) -> None:
         )
 
 
-def _check_sizes(path: str, rows: Triangle, names: Sequence[str]) -> None:
+def _check_sizes(path: str, rows: Triangle, columns: "Columns") -> None:
     """Refuse columns whose squares float64 does not hold, and which would look constant.
 
     Raises:
         RequestError: Naming the first.
     """
-    differ = np.abs(rows.R[1:, 1:]).max(axis=0, initial=0.0)
-    sizes = np.maximum(np.maximum(np.abs(rows.center), np.abs(rows.R[0, 1:])), differ)
+    if columns.weight and (problems := weight_problems(rows.rows)):
+        raise RequestError(f"{path}, column '{columns.weight}': {problems[0]}")
+    # Each row is multiplied by the root of its weight.
+    R = np.abs(rows.R[:, 1:]) / math.sqrt(rows.rows / rows.n_samples)
+    differ = R[1:].max(axis=0, initial=0.0)
+    sizes = np.maximum(np.maximum(np.abs(rows.center), R[0]), differ)
     wrong = ~(sizes <= LARGEST) | ((differ > 0) & (sizes < 1 / LARGEST))
     if wrong.any():
         j = int(np.argmax(wrong))
+        found = f"about {sizes[j]:.2g}" if np.isfinite(sizes[j]) else "beyond float64"
         raise RequestError(
-            f"{path}, column '{names[j]}': expected numbers from {1 / LARGEST:g} to {LARGEST:g} in "
-            f"size, whose squares float64 holds; found about {sizes[j]:.2g}; give it in another "
-            "unit"
+            f"{path}, column '{[*columns.feature_names, *columns.targets][j]}': expected numbers "
+            f"from {1 / LARGEST:g} to {LARGEST:g} in size, whose squares float64 holds; found "
+            f"{found}; give it in another unit"
         )

@@ -147,6 +147,7 @@ class FactoredRows:
         self._rows = self._Z[height:]
         self._rows[: self._gathered] = gathered
 
+    @np.errstate(over="ignore", invalid="ignore")  # of numbers that are refused for their size
     def _factor(self) -> None:
         rows, height = self._rows[: self._gathered], len(self._R)
         if self._center is None:
