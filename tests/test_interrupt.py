@@ -3,6 +3,9 @@
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 
 from trueline.cli import commands
+from trueline.cli.entry import COMMANDS
 from trueline.cli.lightning_cli import TruelineCLI
 
 
@@ -27,10 +31,12 @@ class Interrupt(Callback):
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
     """Put back the signal handlers, which Lightning changes for good when it is interrupted."""
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    signals = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = {each: signal.getsignal(each) for each in signals}
     # Whatever this process inherited: a shell has its jobs in the background ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -47,7 +53,76 @@ def test_interrupted_before_or_after_training_it_says_so(
     assert (run.status, run.stderr) == (1, "trueline: error: interrupted\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_every_command_ends_on_a_signal_as_on_ctrl_c(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, command: str, number: int
+) -> None:
+    monkeypatch.setattr(commands, "run", lambda _: os.kill(os.getpid(), number))
+    run = cli(command)
+    assert (run.status, run.stderr) == (1, "trueline: error: interrupted\n")
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_training_under_nohup_goes_on(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callbacks = TruelineCLI.callbacks
+
+    def interrupted(self: TruelineCLI, given: list[Callback]) -> list[Callback]:
+        return [*callbacks(self, given), Interrupt(signal.SIGHUP)]
+
+    monkeypatch.setattr(TruelineCLI, "callbacks", interrupted)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    run = cli("fit", "--trainer.max_epochs=40")
+    assert run.status == 0, run.stderr
+    assert run.result()["steps"] == 40
+
+
+def test_sweep_ends_on_a_signal_with_its_processes(tmp_path: Path) -> None:
+    fit = ["--over=model.lr=1e-5,2e-5", "--trainer.max_epochs=100000000", "--jobs=2"]
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "trueline", "sweep", *fit, "--crosscheck=off"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("lightning_logs/sweep_0/trial_*"))) < 2:
+        assert time.monotonic() < deadline
+        assert sweep.poll() is None, sweep.communicate()
+        time.sleep(0.1)
+    sweep.send_signal(signal.SIGHUP)
+    _, stderr = sweep.communicate(timeout=60)
+    assert sweep.returncode == 1
+    assert re.fullmatch(r"trueline: error: interrupted after 0 of 2 trials; to go .*\n", stderr)
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(sweep.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("a process of the sweep has stayed")
+
+
+def test_training_that_max_steps_cuts_inside_an_epoch_says_that_it_cannot_go_on(
+    cli: Callable[..., Any],
+) -> None:
+    fit = ("fit", "--data.batch_size=5", "--trainer.max_epochs=-1")
+    line = "not to go on    from lightning_logs/version_0/checkpoints/last.ckpt: the training ended"
+    cut = cli(*fit, "--trainer.max_steps=4")
+    assert cut.status == 0
+    assert line in cut.stdout
+    assert cut.stderr == ""
+    again = cli(*fit, "--trainer.max_steps=9", "--ckpt_path=last")
+    assert again.status == 2
+    assert again.stderr.count("\n") == 1
+    assert "not to go on" not in cli(*fit, "--trainer.max_steps=6").stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_run_says_how_to_go_on(
     cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:

@@ -24,6 +24,13 @@ from trueline.progress import at_end, at_step_end, validation_follows
 from trueline.results.whole_files import link_whole
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+if hasattr(signal, "SIGHUP"):  # Windows has none
+    SIGNALS[signal.SIGHUP] = "SIGHUP"
+
+
+def is_ignored(number: signal.Signals) -> bool:
+    """Return whether this process was told to ignore a signal."""
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 class Checkpoints(FewHooks, Checkpoint):
@@ -31,9 +38,9 @@ class Checkpoints(FewHooks, Checkpoint):
 
     They lie in the folder `checkpoints` of the run. It saves after a validation and at the end of
     an epoch, if `every_seconds` have passed since it last did; every `every_n_steps` steps where
-    that is given; and at the end. On Ctrl-C and SIGTERM it saves as soon as the step at hand is
-    done, with the validation that follows it if one does, and ends the training; all processes do
-    so at the same step. A second signal ends it at once.
+    that is given; and at the end. On Ctrl-C, SIGTERM and SIGHUP it saves as soon as the step at
+    hand is done, with the validation that follows it if one does, and ends the training; all
+    processes do so at the same step. A second signal ends it at once.
 
     Args:
         every_n_steps: Optimizer steps between two savings, besides the others.
@@ -86,7 +93,10 @@ class Checkpoints(FewHooks, Checkpoint):
 
     def _listen(self) -> None:
         if not self._handlers and threading.current_thread() is threading.main_thread():
-            self._handlers = {each: signal.signal(each, self._on_signal) for each in SIGNALS}
+            # nohup has a training go on when its terminal is gone.
+            kept = {each for each in SIGNALS if each.name == "SIGHUP" and is_ignored(each)}
+            heard = SIGNALS.keys() - kept
+            self._handlers = {each: signal.signal(each, self._on_signal) for each in heard}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._told is None:

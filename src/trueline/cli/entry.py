@@ -3,11 +3,14 @@
 This file imports neither torch nor Lightning before it knows that they are needed.
 """
 
+import contextlib
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,7 @@ Runs land in lightning_logs/version_N; tensorboard --logdir lightning_logs shows
 """
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """Where the environment may say which process of a training this is."""
+STOPPING = ("SIGTERM", "SIGHUP")
 LONGEST = 2_000
 """Characters of a message that are printed; nobody reads more."""
 COMMANDS = (
@@ -95,7 +99,27 @@ def _main(arguments: list[str]) -> int:
             f"working directory: expected one that is there, found: {error.strerror}; change to "
             "another"
         ) from error
-    return _run(arguments)
+    with _stopped_by_signals():
+        return _run(arguments)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Take SIGTERM and SIGHUP as Ctrl-C is taken, which every command ends on without remains."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+    before = {each: signal.getsignal(each) for each in signals}
+    # Where it is ignored, as under nohup, it stays so.
+    heard = [each for each, handler in before.items() if handler is not signal.SIG_IGN]
+    for each in heard:
+        signal.signal(each, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for each in heard:
+            signal.signal(each, before[each])
 
 
 def _run(arguments: list[str]) -> int:

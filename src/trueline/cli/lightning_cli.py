@@ -215,6 +215,12 @@ class TruelineCLI(OptionsCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Checkpoints):
                 callback.save_end(self.trainer)
+                if not self.trainer.is_last_batch and self.trainer.is_global_zero:
+                    print(
+                        f"not to go on    from {callback.folder / reading.LAST_NAME}: the training "
+                        "ended inside an epoch; train in whole ones, with --trainer.max_epochs, to "
+                        "go on later"
+                    )
         if self.options.figures:
             self.draw()
 

@@ -70,16 +70,12 @@ def _rows(data: Any) -> Triangle:
     """Return the rows as they are trained on.
 
     Raises:
-        RequestError: When they cannot be read, or their squares are beyond float64.
+        RequestError: When they cannot be read.
     """
     if not isinstance(data, RegressionData):
         raise RequestError(
             f"--data: expected a RegressionData, whose rows can be read; found "
             f"{type(data).__name__}; choose one such as DummyData"
-        )
-    if not math.isfinite(data.trained_on.curvature()):
-        raise RequestError(
-            "--data: expected rows whose squares float64 holds, found larger; scale the data"
         )
     return data.trained_on
 

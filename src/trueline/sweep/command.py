@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def sweep(arguments: list[str]) -> None:
     combinations = grid(swept)
     if combinations is not None:
         plan["trials"] = min(plan["trials"], len(combinations))
-    with _alone_in(folder), _stopped_by_sigterm():
+    with _alone_in(folder):
         study = Study(folder, swept, plan["trials"], plan["seed"])
         rows = [trial.user_attrs[FACTS] for trial in study.ended()]
         if len(rows) > plan["trials"]:
@@ -149,13 +148,3 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C is taken."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

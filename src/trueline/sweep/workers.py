@@ -23,7 +23,7 @@ def run(study: Any, plan: dict[str, Any], folder: Path, rows: list[dict[str, Any
         shutil.rmtree(folder / f"trial_{number:04d}", ignore_errors=True)
     threads = max(1, cores() // plan["jobs"])
     pool = ProcessPoolExecutor(plan["jobs"], _context(), prepare, (threads,))
-    with _ctrl_c_ignored():  # which the processes inherit: this one ends them
+    with _terminal_ignored():  # which the processes inherit: this one ends them
         pool.submit(int)
     running: dict[Future[dict[str, Any]], Any] = {}
     try:
@@ -83,9 +83,13 @@ def _row(number: int, tried: dict[str, Any], result: dict[str, Any], metric: str
 
 
 @contextlib.contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _terminal_ignored() -> Iterator[None]:
+    """Ignore what a terminal sends to all processes: Ctrl-C, and SIGHUP as it goes."""
+    names = [name for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+    signals = [getattr(signal, name) for name in names]
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
