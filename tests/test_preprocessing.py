@@ -144,6 +144,30 @@ def test_rows_of_no_table_are_taken_in_the_units_of_the_table(
     )
 
 
+class OwnSteps(LinearRegression):
+    """A line whose steps are a user's own, and take a batch as it comes."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self(batch[0])
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test/loss", self.loss(batch))
+
+
+def test_steps_of_ones_own_get_scaled_rows_or_a_refusal(
+    make_trainer: MakeTrainer, tables: dict[str, pd.DataFrame]
+) -> None:
+    trainer, model = make_trainer(max_epochs=3000), OwnSteps(2, lr=0.3)
+    trainer.fit(model, TableData("train.csv", "y"))
+    expected = by_hand(**tables)
+    found = torch.cat(trainer.predict(model, TableData("new.csv", "y")))
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+    arrays = RegressionData(tables["new"][["a", "b"]], tables["new"].y)
+    for call in (trainer.predict, trainer.test):
+        with pytest.raises(ValueError, match=r"OwnSteps has a (predict|test)_step of its own"):
+            call(model, arrays)
+
+
 def test_table_is_left_as_it_is_for_a_model_that_was_trained_on_arrays(
     make_trainer: MakeTrainer, tables: dict[str, pd.DataFrame]
 ) -> None:

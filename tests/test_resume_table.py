@@ -72,9 +72,9 @@ def test_what_is_not_typed_is_that_of_the_checkpoint_and_is_written_down(
     for version in range(1, 5):
         text = (tmp_path / f"lightning_logs/version_{version}/config.yaml").read_text()
         asked = yaml.safe_load(text)["data"]["init_args"]
-        assert asked["target"] == ["y"]
-        assert asked["features"] == ["a", "kind", "b"]
-        assert (asked["weight"], asked["categorical"]) == ("w", ["kind"])
+        assert asked["target"] == "y"
+        assert asked["features"] == "a,kind,b"
+        assert (asked["weight"], asked["categorical"]) == ("w", "kind")
         assert (asked["standardize"], asked["missing"], asked["like"]) == (False, "drop", None)
     # The config of a resumed training says all of it: with it a new one trains alike.
     again = cli("fit", "--config=lightning_logs/version_1/config.yaml", "--seed_everything=0")

@@ -300,6 +300,7 @@ class LinearRegression(QuickNotes, LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin a mean."""
+        self._check_scaled("test_step" if self.trainer.testing else "validation_step")
         self._mean, self._left_out = EpochMean(), LeftOut()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -358,6 +359,31 @@ class LinearRegression(QuickNotes, LightningModule):
             found[torch.from_numpy(reasons != "").to(found.device)] = torch.nan
         return found
 
+    def on_predict_start(self) -> None:
+        """Refuse what the steps of a subclass would not scale."""
+        self._check_scaled("predict_step")
+
+    def _check_scaled(self, step: str) -> None:
+        """Refuse features that come from no table where a subclass takes the step.
+
+        Raises:
+            RequestError: When the features of the training were scaled, and these would not be.
+        """
+        own = getattr(type(self), step) is not getattr(LinearRegression, step)
+        if own and self._scaling is not None:
+            raise RequestError(
+                f"data: expected a TableData, since the training was on one whose columns were "
+                f"scaled and {type(self).__name__} has a {step} of its own; found other data; give "
+                "a table"
+            )
+
+    @property
+    def _scaling(self) -> list[Tensor] | None:
+        """Mean and scale of features that nothing has scaled yet; None where there are none."""
+        if self.trainer.state.fn == "fit" or _is_table(self.trainer):
+            return None
+        return (self.preprocessing or {}).get("scaling")
+
     def _scaled(self, batch: Any) -> Batch:
         """Scale features that come from no table as those of the training were.
 
@@ -366,10 +392,9 @@ class LinearRegression(QuickNotes, LightningModule):
         in all training rows is nan.
         """
         X, *others = as_batch(batch, self.hparams["n_features"])
-        scaling = (self.preprocessing or {}).get("scaling")
-        if scaling is None or self.trainer.state.fn == "fit" or _is_table(self.trainer):
+        if self._scaling is None:
             return (X, *others)
-        mean, scale = (part.to(X.device) for part in scaling)
+        mean, scale = (part.to(X.device) for part in self._scaling)
         off = X - mean
         differs = scale.isinf() & (off.abs() > 4 * torch.finfo(off.dtype).eps * mean.abs())
         return ((off / scale).masked_fill(differs, torch.nan), *others)

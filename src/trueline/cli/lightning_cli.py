@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -283,10 +283,10 @@ def _columns(learned: Learned) -> dict[str, Any]:
     """Return the options of a table that stand for what was taken over from a checkpoint."""
     columns = learned.columns
     return {
-        "target": list(columns.targets),
-        "features": [feature.name for feature in columns.features],
+        "target": _names(columns.targets),
+        "features": _names([feature.name for feature in columns.features]),
         "weight": columns.weight,
-        "categorical": list(columns.categorical),
+        "categorical": _names(columns.categorical),
         "standardize": learned.scaling is not None,
         "like": None,
     }
@@ -305,6 +305,13 @@ def _timer(duration: Any) -> Timer:
             "--trainer.max_time: expected days, hours, minutes and seconds as DD:HH:MM:SS; found "
             f"{duration}"
         ) from error
+
+
+def _names(names: Sequence[str]) -> str | list[str] | None:
+    """Return names as one option: separated by commas, unless a name would be split or trimmed."""
+    if any("," in name or name != name.strip() for name in names):
+        return list(names)
+    return ",".join(names) or None
 
 
 def _check_savers(callbacks: list[Checkpoint]) -> None:
