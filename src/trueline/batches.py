@@ -51,7 +51,8 @@ def _parts(batch: Any) -> list[Tensor]:
     if isinstance(batch, Tensor):
         return [batch]
     if hasattr(batch, "_asdict") and "X" in batch._fields:
-        batch = batch._asdict()
+        # The rows of a table come with what they are from, which is no tensor.
+        batch = {n: part for n, part in batch._asdict().items() if isinstance(part, Tensor)}
     if isinstance(batch, Mapping):
         found = [name for name in NAMES if name in batch]
         if len(found) == len(batch) and found == [*NAMES[: len(found)]] and found:

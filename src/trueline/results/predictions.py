@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
+from trueline.batches import as_batch
 from trueline.data import TableData
 from trueline.data.table_rows import TableBatch
 from trueline.errors import RequestError, explain
@@ -149,7 +150,8 @@ class PredictionWriter(Callback):
         if self._file is None:
             return
         data: Any = getattr(trainer, "datamodule", None)
-        X, found = _numbers(batch[0]), _numbers(outputs)
+        served = as_batch(batch, pl_module.hparams["n_features"])[0]
+        X, found = _numbers(served), _numbers(outputs)
         found = found.reshape(len(found), -1)
         notes = np.full(len(found), "", dtype=object)
         if isinstance(batch, TableBatch):
@@ -158,7 +160,7 @@ class PredictionWriter(Callback):
         else:
             names = ["X"] if X.shape[1] == 1 else [f"X_{j}" for j in range(X.shape[1])]
             columns = {name: np.ascontiguousarray(X[:, j]) for j, name in enumerate(names)}
-        if (reasons := reasons_of(pl_module, batch[0])) is not None:
+        if (reasons := reasons_of(pl_module, served)) is not None:
             notes = np.where(notes == "", reasons, notes)
         self._left_out.add(notes, len(notes))
         predicted = notes == ""
