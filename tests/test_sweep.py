@@ -1,6 +1,8 @@
 """Sweeps: grids and ranges, the best of them, stops and resumes, and requests that are refused."""
 
+import argparse
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,12 +18,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from conftest import Run
+from trueline.data import TableData
 from trueline.errors import RequestError
 from trueline.planning.convergence import epochs
 from trueline.reference import SGD, article
 from trueline.reference.triangle import Line, triangle
 from trueline.sweep import swept as reading
+from trueline.sweep.plan import make_plan
 from trueline.sweep.report import ranked
+from trueline.sweep.trial import READ, cores, train
 
 Cli = Callable[..., Run]
 SHORT = ("--trainer.max_epochs=2000", "--crosscheck=off", "--model.init=zeros")
@@ -443,3 +448,59 @@ def _runs(pid: str) -> bool:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
+
+
+def test_cores_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cores() == 64
+
+
+def test_last_sweep_is_found_in_another_folder_however_it_is_written(
+    cli: Cli, tmp_path: Path
+) -> None:
+    asked = ("--over=model.lr=0.001,0.002", "--trials=1", "--jobs=1", "--trainer.max_epochs=3")
+    for k, root in enumerate((["--trainer.default_root_dir=runs"],
+                              ["--trainer.default_root_dir", "runs"])):  # fmt: skip
+        run = cli("sweep", *asked, *root)
+        assert run.status == 0, run.stderr
+        again = cli("sweep", "--resume", "last", "--trials=2", *root)
+        assert again.status == 0, again.stderr
+        folder = tmp_path / f"runs/lightning_logs/sweep_{k}"
+        assert len(table(folder)["rows"]) == 2
+    assert not (tmp_path / "lightning_logs").exists()
+    assert "expected one argument" in cli("sweep", "--resume=last", root[0]).stderr
+
+
+def test_rows_are_read_once_for_all_checks_and_for_all_trials_of_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    np.savetxt("t.csv", np.column_stack([x, x @ [1, 2] + 3]), delimiter=",", header="a,b,y",
+               comments="")  # fmt: skip
+    reads = []
+    read_rows = TableData._read_rows
+    monkeypatch.setattr(TableData, "_read_rows", lambda *a: (reads.append(1), read_rows(*a))[1])
+    options = ["--data=TableData", "--data.path=t.csv", "--data.target=y", "--data.batch_size=7",
+               "--data.shuffle=true", "--trainer.max_epochs=3"]  # fmt: skip
+    asked = argparse.Namespace(over=[], trials=None, metric=None, jobs=1, seed=0)
+    make_plan(asked, reading.read(["model.lr=0.001,0.01,0.1"]), options)
+    assert len(reads) == 1
+    found = [
+        train({"model.lr": lr}, options, tmp_path / f"s/trial_{k}")
+        for k, lr in enumerate(("0.1", "0.01"))
+    ]
+    assert len(reads) == 2
+    READ.clear()
+    alone = train({"model.lr": "0.01"}, options, tmp_path / "s/trial_2")
+    assert len(reads) == 3
+    assert found[1]["status"] == alone["status"] == "done"
+    assert found[1]["weight"] == alone["weight"]
+    assert found[0]["weight"] != alone["weight"]
+    other = [*options, "--data.missing=drop"]
+    assert train({"model.lr": "0.01"}, other, tmp_path / "s/trial_3")["status"] == "done"
+    assert len(reads) == 4
+    READ.clear()

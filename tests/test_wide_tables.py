@@ -11,7 +11,7 @@ from trueline.data import TableData
 from trueline.errors import RequestError
 from trueline.planning.convergence import modes
 from trueline.planning.plan import dependent
-from trueline.reference.triangle import merged, triangle
+from trueline.reference.triangle import merged, triangle, triangle_of
 from trueline.tables import choose, open_table
 
 Cli = Callable[..., Any]
@@ -42,6 +42,15 @@ def test_triangle_has_as_many_rows_as_the_data_at_most(n: int) -> None:
         both = merged(triangle(X[:1], y[:1]), triangle(X[1:], y[1:]))
         assert both.R.shape == found.R.shape
         assert both.rank() == found.rank()
+
+
+def test_rows_that_come_one_by_one_are_those_that_come_at_once() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(9, 5000)), rng.normal(size=9)
+    found = triangle_of((X[i : i + 1], y[i : i + 1], None) for i in range(9))
+    np.testing.assert_array_equal(found.R, triangle(X, y).R)
+    lengths = np.linalg.norm(X - found.center[:-1], axis=0)
+    np.testing.assert_allclose(np.linalg.norm(found.R[:, 1:-1], axis=0), lengths)
 
 
 def test_columns_that_depend_on_each_other_are_found_where_rows_are_few() -> None:

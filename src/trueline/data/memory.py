@@ -11,7 +11,10 @@ and a training needs memory of its own."""
 UNKNOWN = 2**30
 """Bytes that are taken to be available where the system does not say."""
 
-PROCESSES = ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "WORLD_SIZE")
+JOBS = "TRUELINE_JOBS"
+"""Environment variable that says how many trials of a sweep train side by side."""
+
+PROCESSES = (JOBS, "LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "WORLD_SIZE")
 """Environment variables that say how many processes of a training share a machine."""
 
 

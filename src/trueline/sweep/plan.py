@@ -11,7 +11,7 @@ from trueline.results.json_files import write_json
 from trueline.results.run_folder import RUNS
 from trueline.sweep.report import ranked
 from trueline.sweep.swept import Swept, Values, grid, to_json
-from trueline.sweep.trial import check_options, cores, options_of
+from trueline.sweep.trial import READ, check_options, cores, options_of
 
 TRIALS = 20
 """Where there is a range and no number is given."""
@@ -46,6 +46,7 @@ def make_plan(asked: argparse.Namespace, swept: list[Swept], options: list[str])
     combinations = grid(swept)
     trials = asked.trials or (TRIALS if combinations is None else len(combinations))
     checked = [check_options(options_of(each, options)) for each in _ends(swept)]
+    READ.clear()  # the processes of the trials have rows of their own
     metric = asked.metric or ("val_loss" if checked[0].held_out else "loss")
     if metric == "val_loss" and not checked[0].held_out:
         raise RequestError(

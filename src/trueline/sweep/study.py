@@ -73,18 +73,19 @@ class Study:
 
     def ask(self) -> Trial:
         """Begin a trial, and say by its `params` what it is to try."""
-        tried = [self.options(trial) for trial in [*self.ended(), *self._running()]]
+        begun = [self.options(trial) for trial in [*self.ended(), *self._running()]]
+        tried = {_key(options) for options in begun}
         if self._again:
             self._study.enqueue_trial(self._again.pop(0))
         elif self._grid is not None:
-            self._study.enqueue_trial(next(each for each in self._grid if each not in tried))
+            self._study.enqueue_trial(next(each for each in self._grid if _key(each) not in tried))
         for attempt in range(MOST_DRAWS):
             # Of this trial's own: those of seed 1 are not those of seed 0, one later.
             key = self.seed, self._begun(), attempt
             seed = int(SeedSequence(key).generate_state(1)[0])
             self._study.sampler = optuna.samplers.TPESampler(seed=seed)
             trial = self._study.ask({one.name: _distribution(one) for one in self.swept})
-            if self.options(trial) not in tried or attempt == MOST_DRAWS - 1:
+            if _key(self.options(trial)) not in tried or attempt == MOST_DRAWS - 1:
                 break
             self._study.tell(trial, state=TrialState.FAIL)  # a few whole numbers are soon all drawn
         return trial
@@ -113,6 +114,11 @@ class Study:
     def options(self, trial: FrozenTrial | Trial) -> dict[str, Any]:
         """Return what a trial tries, by option."""
         return {one.name: trial.params[one.name] for one in self.swept if one.name in trial.params}
+
+
+def _key(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return options in a form in which they are looked up at once."""
+    return tuple(sorted(options.items()))
 
 
 def _distribution(swept: Swept) -> BaseDistribution:

@@ -17,6 +17,8 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from trueline.cli.lightning_cli import TruelineCLI
+from trueline.data import SyntheticData, TableData
+from trueline.data.memory import JOBS
 from trueline.errors import CheckFailed, RequestError
 from trueline.tensorboard import RunLogger
 
@@ -39,7 +41,35 @@ class TrialLogger(RunLogger):
         return self.folder.name
 
 
-class TrialCLI(TruelineCLI):
+READ: dict[str, TableData | SyntheticData] = {}
+"""The data that was built last, by its options: trials that agree in them share it."""
+
+
+def build_once(kind: type[TableData | SyntheticData], **options: Any) -> TableData | SyntheticData:
+    """Return data for some options, the same object where they are those of the last call.
+
+    Args:
+        kind: Class of the data.
+        options: Its arguments.
+    """
+    key = repr((kind, sorted(options.items())))
+    if key not in READ:
+        READ.clear()
+        READ[key] = kind(**options)
+    return READ[key]
+
+
+class SharingCLI(TruelineCLI):
+    """`trueline` in a process that reads many requests for the same rows."""
+
+    def before_instantiate_classes(self) -> None:
+        """Have data built by `build_once`."""
+        super().before_instantiate_classes()
+        for kind in (TableData, SyntheticData):
+            self.parser.add_instantiator(build_once, kind, subclasses=False, prepend=True)
+
+
+class TrialCLI(SharingCLI):
     """`trueline fit` for a trial of a sweep.
 
     Args:
@@ -81,13 +111,14 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def prepare(threads: int) -> None:
+def prepare(jobs: int) -> None:
     """Make a process ready for trials; it ends with the one that began it, however that ends.
 
     Args:
-        threads: Of torch, its share of the cores.
+        jobs: Number of processes that share cores and memory.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(max(1, cores() // jobs))
+    os.environ[JOBS] = str(jobs)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -137,7 +168,7 @@ def check_options(options: Sequence[str]) -> Checked:
         RequestError: As of fit.
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        cli = TruelineCLI(list(options), run=False, prog="trueline sweep")
+        cli = SharingCLI(list(options), run=False, prog="trueline sweep")
     if cli.trainer.world_size > 1:
         raise RequestError(
             f"--trainer.devices: expected 1, since trials train side by side; found "

@@ -13,7 +13,7 @@ from typing import Any
 from trueline.errors import CheckFailed
 from trueline.sweep.plan import write_plan
 from trueline.sweep.report import METRICS, line_of
-from trueline.sweep.trial import cores, prepare, train
+from trueline.sweep.trial import prepare, train
 
 
 def run(study: Any, plan: dict[str, Any], folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -21,8 +21,7 @@ def run(study: Any, plan: dict[str, Any], folder: Path, rows: list[dict[str, Any
     write_plan(folder, plan, rows)
     for number in study.stopped:
         shutil.rmtree(folder / f"trial_{number:04d}", ignore_errors=True)
-    threads = max(1, cores() // plan["jobs"])
-    pool = ProcessPoolExecutor(plan["jobs"], _context(), prepare, (threads,))
+    pool = ProcessPoolExecutor(plan["jobs"], _context(), prepare, (plan["jobs"],))
     with _terminal_ignored():  # which the processes inherit: this one ends them
         pool.submit(int)
     running: dict[Future[dict[str, Any]], Any] = {}
