@@ -15,7 +15,7 @@ import trueline
 SOURCE = Path(trueline.__file__).parent.parent
 
 JUDGE = "trueline.reference"
-JUDGED = ("trueline.module", "trueline.data.blocks")
+JUDGED = ("trueline.module", "trueline.steps", "trueline.data.blocks")
 IMPORTERS = {
     "trueline.cli.entry": {"trueline.__main__"},
     "trueline.cli.commands": {"trueline.cli.entry"},
@@ -108,7 +108,8 @@ def test_imports_of_the_package_follow_the_arrows() -> None:
     arrows = read_arrows(SOURCE)
     # The files that the rules are about are there, and their imports were read.
     assert "trueline.reference.sgd" in arrows["trueline.reference.rounding"]
-    assert {"torch", "lightning.pytorch"} <= arrows["trueline.module"]
+    assert "torch" in arrows["trueline.module"]
+    assert "lightning.pytorch" in arrows["trueline.steps"]
     assert "torch" in arrows["trueline.data.blocks"]
     assert "trueline.cli.entry" in arrows["trueline.__main__"]
     assert "trueline.cli.commands" in arrows["trueline.cli.entry"]

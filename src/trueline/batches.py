@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+Batch = tuple[Tensor, ...]
+"""`(X, y)`, or `(X, y, sample_weight)`."""
 NAMES = ("X", "y", "sample_weight")
 
 

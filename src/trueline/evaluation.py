@@ -1,6 +1,7 @@
-"""Rows of an evaluation for which the training rows determine no prediction."""
+"""Validation, test and prediction of a LinearRegression, row by row or not at all."""
 
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trueline.batches import Batch, as_batch
+from trueline.epoch_mean import EpochMean
+from trueline.errors import RequestError
+from trueline.progress import tell
 from trueline.terminal.printing import visible
 
 Reasons = NDArray[np.object_]
@@ -74,3 +79,127 @@ class LeftOut:
             more = f", and {len(because) - 1:,} other reasons" if len(because) > 1 else ""
             text = f"no {self._number} for {off:,} of {n_rows:,} rows{what}: {because[0]}{more}"
             print(f"trueline: {visible(text)}", file=sys.stderr)
+
+
+class Evaluation(LightningModule):
+    """Losses and predictions of a line, in the units and by the columns of its training.
+
+    Attributes:
+        preprocessing: Columns and scaling of the table that the module was trained on, as its
+            checkpoints keep them; empty where a checkpoint has none, None before a training on a
+            table.
+    """
+
+    preprocessing: Mapping[str, Any] | None = None
+    loss: Callable[[Batch], Tensor]
+    size: Callable[[Batch], float]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mean, self._left_out = EpochMean(), LeftOut()
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin a mean."""
+        self._check_scaled("test_step" if self.trainer.testing else "validation_step")
+        self._mean, self._left_out = EpochMean(), LeftOut()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Take a batch into `val/loss`, the mean over all rows, weighted where those are.
+
+        Rows for which the training rows determine no prediction are left out.
+        """
+        batch = self._scaled(batch)
+        reasons = reasons_of(self, batch[0])
+        self._left_out.add(reasons, len(batch[0]))
+        if reasons is not None:
+            kept = torch.from_numpy(reasons == "").to(batch[0].device)
+            batch = tuple(part[kept] for part in batch)
+        self._mean.update(self.loss(batch), self.size(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/loss`."""
+        # During fit, Scalars logs it at the number of steps taken; Lightning would one earlier.
+        fitting = self.trainer.state.fn == "fit"
+        logged = bool(self.trainer.loggers) and not self.is_logged if fitting else None
+        self._log_mean("val/loss", logger=logged)
+        if not fitting:
+            self._left_out.say(", left out of val/loss", self.trainer)
+
+    def _log_mean(self, name: str, logger: bool | None = None) -> None:
+        loss = self._mean.compute(self.trainer)
+        if self.trainer.barebones:
+            tell(self.trainer, name, loss)  # self.log would warn that it does nothing
+        else:
+            self.log(name, loss, logger=logger)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Take a batch into `test/loss`, see `validation_step`."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/loss`."""
+        self._log_mean("test/loss")
+        self._left_out.say(", left out of test/loss", self.trainer)
+
+    def on_fit_end(self) -> None:
+        """Say which held-out rows counted in no `val/loss`."""
+        self._left_out.say(", left out of val/loss", self.trainer)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the predictions, shape (n_samples,) or (n_samples, n_targets).
+
+        They are nan for rows for which the training rows determine none.
+        """
+        X, *_ = self._scaled(batch)
+        found: Tensor = self(X)
+        reasons = reasons_of(self, X)
+        if reasons is not None:
+            found[torch.from_numpy(reasons != "").to(found.device)] = torch.nan
+        return found
+
+    def on_predict_start(self) -> None:
+        """Refuse what the steps of a subclass would not scale."""
+        self._check_scaled("predict_step")
+
+    def _check_scaled(self, step: str) -> None:
+        """Refuse features that come from no table where a subclass takes the step.
+
+        Raises:
+            RequestError: When the features of the training were scaled, and these would not be.
+        """
+        own = getattr(type(self), step) is not getattr(Evaluation, step)
+        if own and self._scaling is not None:
+            raise RequestError(
+                f"data: expected a TableData, since the training was on one whose columns were "
+                f"scaled and {type(self).__name__} has a {step} of its own; found other data; give "
+                "a table"
+            )
+
+    @property
+    def _scaling(self) -> list[Tensor] | None:
+        """Mean and scale of features that nothing has scaled yet; None where there are none."""
+        if self.trainer.state.fn == "fit" or is_table(self.trainer):
+            return None
+        return (self.preprocessing or {}).get("scaling")
+
+    def _scaled(self, batch: Any) -> Batch:
+        """Scale features that come from no table as those of the training were.
+
+        A line that was trained on a table is evaluated in the units of that table, wherever the
+        rows come from; a `TableData` has scaled its own. What differs in a column that was the same
+        in all training rows is nan.
+        """
+        X, *others = as_batch(batch, self.hparams["n_features"])
+        if self._scaling is None:
+            return (X, *others)
+        mean, scale = (part.to(X.device) for part in self._scaling)
+        off = X - mean
+        differs = scale.isinf() & (off.abs() > 4 * torch.finfo(off.dtype).eps * mean.abs())
+        return ((off / scale).masked_fill(differs, torch.nan), *others)
+
+
+def is_table(trainer: Any) -> bool:
+    """Return whether the rows come from a table that knows columns and scaling."""
+    return hasattr(getattr(trainer, "datamodule", None), "learned")

@@ -1,37 +1,25 @@
 """The model under Lightning: `w*X + b` with MSELoss and SGD."""
 
-import inspect
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from trueline.batches import as_batch, labelled
-from trueline.checkpoints.reading import PREPROCESSING
+from trueline.batches import Batch, labelled
+from trueline.checkpoints.module_state import SavedState
 from trueline.data.blocks import Block
-from trueline.divergence import check_loss, check_parameters
-from trueline.epoch_mean import EpochMean
-from trueline.errors import RequestError
-from trueline.evaluation import LeftOut, reasons_of
-from trueline.executions.execution import Execution
+from trueline.evaluation import Evaluation
 from trueline.executions.loop import Executions
 from trueline.hyperparameters import problems
-from trueline.progress import QuickNotes, at_step_end, hide_max_steps, restore_max_steps, tell
+from trueline.progress import QuickNotes
 from trueline.proximal import ProximalSGD
-from trueline.schedule import Schedule, check_same_schedule
-from trueline.unchanged import definition, frozen, ineffective, loss_replaced
-from trueline.window import Window, widest_float
-
-CHECKPOINT_FORMAT = 1
-"""Of what checkpoints hold; a higher one is from a later version."""
-Batch = tuple[Tensor, ...]
-"""`(X, y)`, or `(X, y, sample_weight)`."""
+from trueline.schedule import Schedule
+from trueline.steps import Steps
+from trueline.unchanged import definition, frozen, ineffective, loss_replaced, refuse_all_frozen
+from trueline.window import widest_float
 
 
-class LinearRegression(QuickNotes, LightningModule):
+class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
     """Linear regression, `ŷ = X·weight + bias`, trained by SGD on the mean squared error.
 
     The objective is `mean((ŷ − y)²) + l1·Σ|weight| + l2·Σweight²`, with no factor ½ and the bias
@@ -102,27 +90,7 @@ class LinearRegression(QuickNotes, LightningModule):
         self.bias = torch.nn.Parameter(draw(columns))
         self.mse = torch.nn.MSELoss()
         self.schedule = Schedule(schedule) if schedule else None
-        self._window = Window()
-        self._mean, self._left_out = EpochMean(), LeftOut()
-        self._metrics: dict[str, float] = {}
-        self._max_steps: int | None = None
         self._executions = Executions(self)
-        self.preprocessing: Mapping[str, Any] | None = None
-
-    @property
-    def execution(self) -> Execution | None:
-        """The steps of the latest execution; None where steps are taken one by one."""
-        return self._executions.latest
-
-    @property
-    def single_steps(self) -> str | None:
-        """Why steps are taken one by one; None where they are not."""
-        return self._executions.reason
-
-    @property
-    def step_loss(self) -> Tensor:
-        """The mean squared error over the rows of the latest step, in all batches and processes."""
-        return self._window.mse
 
     def setup(self, stage: str) -> None:
         """Put numbers in the place of auto before a training, and refuse what cannot be trained.
@@ -137,16 +105,9 @@ class LinearRegression(QuickNotes, LightningModule):
                 "replace mse"
             )
         if stage == "fit":
-            self._refuse_all_frozen()
+            refuse_all_frozen(self)
             self.preprocessing = None  # that of this training comes with its rows
             self.tune(getattr(self.trainer, "datamodule", None))
-
-    def _refuse_all_frozen(self) -> None:
-        if not any(p.requires_grad for p in self.parameters()):
-            raise ValueError(
-                f"expected a parameter that requires a gradient, found {' and '.join(frozen(self))}"
-                " frozen; call requires_grad_(True) on one"
-            )
 
     def tune(self, data: Any) -> None:
         """Put numbers in the place of auto, in the hyperparameters.
@@ -269,210 +230,6 @@ class LinearRegression(QuickNotes, LightningModule):
         objective = mse + self.penalty() if h["l1"] or h["l2"] else mse
         return {"loss": objective, "mse": self._window.mse}
 
-    def on_after_backward(self) -> None:
-        """Let callbacks such as EarlyStopping know the loss of the step as `train/loss`.
-
-        Raises:
-            CheckFailed: When the loss is not finite, before the step is taken.
-        """
-        if self.step_loss is not Window.mse:  # a training_step of the user's own leaves none
-            check_loss(self, self.step_loss)
-        tell(self.trainer, "train/loss", self.step_loss)
-
-    def on_train_epoch_end(self) -> None:
-        """Tell a schedule that waits for a plateau, and counts epochs, what it monitors."""
-        if self.schedule is None or self.schedule.interval != "epoch":
-            return
-        scheduler: Any = self.lr_schedulers()
-        if isinstance(scheduler, ReduceLROnPlateau) and self.trainer.is_last_batch:
-            scheduler.step(self.schedule.monitored(self.trainer.callback_metrics))
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step a schedule after a step or, but for one that waits for a plateau, after an epoch.
-
-        Lightning would tell that one after the checkpoint of the epoch is saved, and leave out the
-        first epoch of a training that goes on from a checkpoint.
-        """
-        if not isinstance(scheduler, ReduceLROnPlateau):
-            Schedule.tick(scheduler)
-        elif self.schedule is not None and self.schedule.interval == "step":
-            scheduler.step(self.step_loss.item())
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin a mean."""
-        self._check_scaled("test_step" if self.trainer.testing else "validation_step")
-        self._mean, self._left_out = EpochMean(), LeftOut()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Take a batch into `val/loss`, the mean over all rows, weighted where those are.
-
-        Rows for which the training rows determine no prediction are left out.
-        """
-        batch = self._scaled(batch)
-        reasons = reasons_of(self, batch[0])
-        self._left_out.add(reasons, len(batch[0]))
-        if reasons is not None:
-            kept = torch.from_numpy(reasons == "").to(batch[0].device)
-            batch = tuple(part[kept] for part in batch)
-        self._mean.update(self.loss(batch), self.size(batch))
-
-    def on_validation_epoch_end(self) -> None:
-        """Log `val/loss`."""
-        # During fit, Scalars logs it at the number of steps taken; Lightning would one earlier.
-        fitting = self.trainer.state.fn == "fit"
-        logged = bool(self.trainer.loggers) and not self._is_logged if fitting else True
-        self._log_mean("val/loss", logger=logged)
-        if not fitting:
-            self._left_out.say(", left out of val/loss", self.trainer)
-
-    def _log_mean(self, name: str, logger: bool = True) -> None:
-        loss = self._mean.compute(self.trainer)
-        if self.trainer.barebones:
-            tell(self.trainer, name, loss)  # self.log would warn that it does nothing
-        else:
-            self.log(name, loss, logger=logger)
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Take a batch into `test/loss`, see `validation_step`."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Log `test/loss`."""
-        self._log_mean("test/loss")
-        self._left_out.say(", left out of test/loss", self.trainer)
-
-    def on_fit_end(self) -> None:
-        """Say which held-out rows counted in no `val/loss`."""
-        self._left_out.say(", left out of val/loss", self.trainer)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the predictions, shape (n_samples,) or (n_samples, n_targets).
-
-        They are nan for rows for which the training rows determine none.
-        """
-        X, *_ = self._scaled(batch)
-        found: Tensor = self(X)
-        reasons = reasons_of(self, X)
-        if reasons is not None:
-            found[torch.from_numpy(reasons != "").to(found.device)] = torch.nan
-        return found
-
-    def on_predict_start(self) -> None:
-        """Refuse what the steps of a subclass would not scale."""
-        self._check_scaled("predict_step")
-
-    def _check_scaled(self, step: str) -> None:
-        """Refuse features that come from no table where a subclass takes the step.
-
-        Raises:
-            RequestError: When the features of the training were scaled, and these would not be.
-        """
-        own = getattr(type(self), step) is not getattr(LinearRegression, step)
-        if own and self._scaling is not None:
-            raise RequestError(
-                f"data: expected a TableData, since the training was on one whose columns were "
-                f"scaled and {type(self).__name__} has a {step} of its own; found other data; give "
-                "a table"
-            )
-
-    @property
-    def _scaling(self) -> list[Tensor] | None:
-        """Mean and scale of features that nothing has scaled yet; None where there are none."""
-        if self.trainer.state.fn == "fit" or _is_table(self.trainer):
-            return None
-        return (self.preprocessing or {}).get("scaling")
-
-    def _scaled(self, batch: Any) -> Batch:
-        """Scale features that come from no table as those of the training were.
-
-        A line that was trained on a table is evaluated in the units of that table, wherever the
-        rows come from; a `TableData` has scaled its own. What differs in a column that was the same
-        in all training rows is nan.
-        """
-        X, *others = as_batch(batch, self.hparams["n_features"])
-        if self._scaling is None:
-            return (X, *others)
-        mean, scale = (part.to(X.device) for part in self._scaling)
-        off = X - mean
-        differs = scale.isinf() & (off.abs() > 4 * torch.finfo(off.dtype).eps * mean.abs())
-        return ((off / scale).masked_fill(differs, torch.nan), *others)
-
-    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
-        """Begin a new window of accumulated batches."""
-        self._window.begin()
-
-    def optimizer_zero_grad(
-        self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
-    ) -> None:
-        """Let go of the gradients, as the optimizer would do by a longer way."""
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the gradients where that is asked for; Lightning is slow to find that it is not."""
-        if gradient_clip_val:
-            super().configure_gradient_clipping(
-                optimizer, gradient_clip_val, gradient_clip_algorithm
-            )
-
-    def backward(self, loss: Tensor) -> None:
-        """Make the gradient that of the mean over all rows of a step, whatever they came in."""
-        trainer, window = self.trainer, self._window
-        if self.execution is not None:
-            return  # its steps have been taken
-        self._refuse_all_frozen()
-        if window.batch is None:  # a training_step of the user's own; Lightning divides its loss
-            window.mse = loss.detach() * trainer.accumulate_grad_batches
-        elif trainer.accumulate_grad_batches > 1 or trainer.world_size > 1:
-            loss = loss * window.take_in(trainer, self.size(window.batch), self.parameters())
-        window.batch = None
-        loss.backward()
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log `train/loss` where no callback does."""
-        trainer: Any = self.trainer
-        every = trainer.log_every_n_steps
-        if not every or not trainer.loggers or self._is_logged or not at_step_end(trainer):
-            return
-        if self.execution is None:
-            steps, losses = [trainer.global_step - 1], [self.step_loss.item()]
-        else:
-            points = self.execution.points
-            assert points is not None
-            steps = (trainer.global_step - self.execution.steps + points.steps).tolist()
-            losses = points.losses.tolist()
-        for step, loss in zip(steps, losses, strict=True):
-            if step % every == 0:
-                for logger in trainer.loggers:
-                    logger.log_metrics({"train/loss": loss}, step)
-
-    @property
-    def _is_logged(self) -> bool:
-        """Whether a callback logs the losses, with everything else."""
-        return any(getattr(callback, "logs_losses", False) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-
-    def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
-    ) -> None:
-        """Take a step by the optimizer; of an execution, leave its end in module and optimizer.
-
-        Raises:
-            CheckFailed: When the step has left parameters that are not finite.
-        """
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.execution is not None:
-            # Without gradients, which only a backward pass leaves, the optimizer did nothing.
-            self._executions.leave()
-        check_parameters(self)
-
     def configure_optimizers(self) -> Any:
         """Return SGD with the hyperparameters of this module, and the schedule.
 
@@ -487,70 +244,10 @@ class LinearRegression(QuickNotes, LightningModule):
         config = {"interval": self.schedule.interval, "reduce_on_plateau": False}
         return [optimizer], [{"scheduler": self.schedule.scheduler(optimizer), **config}]
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to go on that neither parameters nor optimizer hold."""
-        checkpoint["trueline_format"] = CHECKPOINT_FORMAT
-        # Lightning's counters say whether; what the gradients were, no checkpoint of it holds.
-        if self.preprocessing:
-            checkpoint[PREPROCESSING] = self.preprocessing
-        checkpoint["inside_step"] = not at_step_end(self.trainer)
-        checkpoint["execution"] = self._executions.state_dict()
-        # An epoch that ends after a checkpoint is loaded has no metric of its own.
-        checkpoint["metrics"] = {n: float(v) for n, v in self.trainer.callback_metrics.items()}
-
     def on_train_start(self) -> None:
-        """Bring back what a checkpoint had, and look how steps can be taken.
-
-        Raises:
-            RequestError: When a training on a table whose columns were scaled is to go on without.
-        """
-        if (self.preprocessing or {}).get("scaling") and not _is_table(self.trainer):
-            raise RequestError(
-                "data: expected a TableData, as the checkpoint was trained on one whose columns "
-                "are scaled, found other data; give the table, or train anew"
-            )
-        if self._max_steps is not None:
-            restore_max_steps(self.trainer, self._max_steps)
-            self._max_steps = None
-        for name, value in self._metrics.items():
-            self.trainer.callback_metrics[name] = torch.tensor(value, dtype=torch.float64)
-        self._metrics = {}
+        """Take up what a checkpoint had, and look how steps can be taken."""
+        self.take_up()
         self._executions.start(LinearRegression, DEFINED)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what `on_save_checkpoint` has added; hyperparameters stay those of this module.
-
-        Raises:
-            ValueError: When the schedule is another than that of the checkpoint, or lr under one.
-            RequestError: When the checkpoint has something else where an execution began.
-        """
-        h: Any = self.hparams
-        preprocessing = checkpoint.get(PREPROCESSING)
-        self.preprocessing = preprocessing if isinstance(preprocessing, Mapping) else {}
-        states = checkpoint.get("optimizer_states", ())
-        metrics = checkpoint.get("metrics")
-        metrics = metrics if isinstance(metrics, Mapping) else {}
-        self._metrics = {str(n): v for n, v in metrics.items() if isinstance(v, float)}
-        if self._trainer is None:  # load_from_checkpoint, which keeps all digits
-            self.to(checkpoint["state_dict"]["weight"].dtype)
-        elif self.trainer.state.fn == "fit":
-            self._max_steps = hide_max_steps(self.trainer)
-        self._executions.load_state_dict(checkpoint.get("execution"))
-        if states:
-            check_same_schedule(checkpoint.get("hyper_parameters", {}), h)
-        options = inspect.signature(torch.optim.SGD).parameters.keys() & h.keys()
-        if self.schedule:
-            options -= {"lr", "momentum"} if self.schedule.cycles_momentum else {"lr"}
-        for state in states:
-            for group in state["param_groups"]:
-                group.update({n: h[n] for n in options})
-                group["maximize"] = False
-                group.pop("l1", None)  # of a training with an L1 penalty
-
-
-def _is_table(trainer: Any) -> bool:
-    """Return whether the rows come from a table that knows columns and scaling."""
-    return hasattr(getattr(trainer, "datamodule", None), "learned")
 
 
 DEFINED = definition(LinearRegression)

@@ -26,6 +26,19 @@ def frozen(module: torch.nn.Module) -> list[str]:
     return [name for name, p in module.named_parameters() if not p.requires_grad]
 
 
+def refuse_all_frozen(module: torch.nn.Module) -> None:
+    """Refuse to train a module of which no parameter requires a gradient.
+
+    Raises:
+        ValueError: Naming its parameters.
+    """
+    if not any(p.requires_grad for p in module.parameters()):
+        raise ValueError(
+            f"expected a parameter that requires a gradient, found {' and '.join(frozen(module))} "
+            "frozen; call requires_grad_(True) on one"
+        )
+
+
 def loss_replaced(module: Any) -> str | None:
     """Say what has replaced the mean squared error; None where nothing has, or it has none."""
     mse = getattr(module, "mse", None)
@@ -44,8 +57,14 @@ def is_least_squares(module: torch.nn.Module) -> bool:
 
 
 def definition(cls: type) -> dict[str, Any]:
-    """Return what a class defines, to be compared later."""
-    return {name: value for name, value in vars(cls).items() if not name.startswith("__")}
+    """Return what a class and its bases in this package define, to be compared later."""
+    ours = [base for base in cls.__mro__ if base.__module__.startswith(f"{__package__}.")]
+    return {
+        f"{base.__name__}.{name}": value
+        for base in ours
+        for name, value in vars(base).items()
+        if not name.startswith("__")
+    }
 
 
 def changed(module: Any, defined: Mapping[str, Any]) -> str | None:

@@ -8,9 +8,10 @@ import lightning
 import torch
 from lightning.pytorch import LightningModule
 
+from trueline.checkpoints.module_state import CHECKPOINT_FORMAT
 from trueline.checkpoints.reading import read, refusing, run_of
 from trueline.errors import RequestError
-from trueline.module import CHECKPOINT_FORMAT, LinearRegression
+from trueline.module import LinearRegression
 
 IMPORT_PATHS = ("_instantiator", "_class_path", "class_path")
 """Under these names Lightning's own CLI keeps what it would import."""
