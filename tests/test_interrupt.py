@@ -162,3 +162,14 @@ def test_interrupted_run_says_what_the_page_shows(
     run = cli("fit", "--trainer.max_epochs=1000")
     assert run.status == 1
     assert run.stderr.strip() == shown
+
+
+def test_nothing_of_lightning_stands_beside_what_is_said_of_checkpoints(
+    cli: Callable[..., Any],
+) -> None:
+    saver = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
+    fit = ("fit", "--trainer.max_epochs=3", saver, "--trainer.callbacks.dirpath=mine")
+    # Warnings are errors here, but for those that the command leaves out.
+    for command in (fit, fit, ("validate",), ("predict",)):
+        run = cli(*command)
+        assert (run.status, run.stderr) == (0, "")

@@ -56,6 +56,10 @@ def run(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     # A resumed run goes on in a directory of its own; the run before it stays as it was.
     warnings.filterwarnings("ignore", message="The dirpath has changed.*")
+    # A checkpoint is used with what it holds, whichever callbacks the training had.
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
+    # Files of a ModelCheckpoint of the user's own get a version in their names.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     # Steps are counted over the run here, not within an epoch, so this interval is no slip.
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     # LinearRegression brings the losses of all processes together itself, by rows.
