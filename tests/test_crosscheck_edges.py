@@ -125,10 +125,14 @@ def test_rows_are_not_counted_in_batches_of_another_kind(make_trainer: Any) -> N
 
 
 class OverflowMadeUp(LinearRegression):
-    """Reports a loss that is not finite, so that the loss scaler skips the step."""
+    """Reports twice the loss in a step whose gradient overflows, which the loss scaler skips."""
 
     def loss(self, batch: Any) -> torch.Tensor:
-        return super().loss(batch) * (torch.inf if self.global_step == 2 else 1)
+        loss = super().loss(batch)
+        if self.global_step == 2:
+            loss = 2 * loss
+            loss.register_hook(lambda gradient: gradient * torch.inf)
+        return loss
 
 
 def test_loss_of_a_skipped_step_is_judged(make_trainer: Any) -> None:

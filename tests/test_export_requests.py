@@ -25,7 +25,7 @@ REQUESTS: dict[str, tuple[list[str], str]] = {
     "two formats": (["--format=json", "--path=m.onnx"], "expected onnx, as --path ends"),
     "existing file": (["--path=there.json"], "expected no file there.json yet"),
     "existing folder": (["--path=lightning_logs", "--format=json"], "expected no file"),
-    "unwritable": (["--path=t.csv/m.json"], "--path: expected to write t.csv/m.json"),
+    "unwritable": (["--path=t.csv/m.json"], "--path: expected a folder t.csv, found a file"),
     "unknown option": (["--pth=m.json"], "did you mean --path?"),
     "abbreviation": (["--form=json"], "did you mean --format?"),
     "no value": (["--path"], "--path"),

@@ -87,7 +87,9 @@ def resumed_shuffle(place: Place) -> str:
 
 def too_large_lr(place: Place) -> str:
     run = place.cli("fit", "--model.init=zeros", "--model.lr=1.0", "--trainer.max_epochs=200")
-    said = r"found (\w+) at step (\d+); lr 1\.0 is above the largest stable one .*, ([\d.]+);"
+    said = (
+        r"found (\w+) at step (\d+); --model.lr 1\.0 is above the largest stable one .*, ([\d.]+);"
+    )
     [(loss, step, limit)] = re.findall(said, run.stderr)
     return f"stops there (loss {loss} after {int(step) - 1} steps), names the limit {limit}"
 

@@ -21,7 +21,7 @@ def as_batch(batch: Any, n_features: int) -> tuple[Tensor, ...]:
         ValueError: When the batch is something else, or X has another shape.
 
     Example:
-        >>> [X] = as_batch(torch.tensor([1.0, 2.0]), n_features=1)
+        >>> [X] = as_batch(Tensor([1.0, 2.0]), n_features=1)
         >>> X.shape
         torch.Size([2, 1])
     """

@@ -161,7 +161,11 @@ class FactoredRows:
             rows[:, 1:] *= rows[:, :1]
         else:
             self.weights += len(rows)
-        self._R = np.asarray(np.linalg.qr(self._Z[: height + len(rows)], mode="r"))
+        stacked, width = self._Z[: height + len(rows)], self._Z.shape[1]
+        if not height and len(rows) >= width:
+            # Zeros leave R as it is. LAPACK's reflections round less where they begin with one.
+            stacked = np.concatenate([np.zeros((width, width)), stacked])
+        self._R = np.asarray(np.linalg.qr(stacked, mode="r"))
         self.n_samples += len(rows)
         self._gathered = 0
         if len(self._R) == height:

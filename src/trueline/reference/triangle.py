@@ -114,7 +114,7 @@ class Triangle:
     def of_features(self, features: NDArray[np.int64]) -> "Triangle":
         """Return the same rows with some of their features alone, by their numbers."""
         p, numbers = self.columns, np.asarray(features, np.int64)
-        own = [*numbers, *range(p - 1, len(self.R) - 1)]
+        own = [*numbers, *range(p - 1, self.R.shape[1] - 1)]
         R = np.asarray(np.linalg.qr(self.R[:, [0, *(1 + j for j in own)]], mode="r"))
         return replace(self, R=R, center=self.center[own])
 

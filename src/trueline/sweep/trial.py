@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger
 from trueline.cli.lightning_cli import TruelineCLI
 from trueline.data import SyntheticData, TableData
 from trueline.data.memory import JOBS
-from trueline.errors import CheckFailed, RequestError
+from trueline.errors import CheckFailed, RequestError, on_command_line
 from trueline.tensorboard import RunLogger
 
 
@@ -119,6 +119,7 @@ def prepare(jobs: int) -> None:
     """
     torch.set_num_threads(max(1, cores() // jobs))
     os.environ[JOBS] = str(jobs)
+    on_command_line.set(True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     for name in ("lightning.pytorch", "lightning.fabric"):
