@@ -109,7 +109,6 @@ def draw(seed: int, number: int) -> tuple[list[str], list[Stop]]:
         "model.nesterov": "true" if momentum and chance.random() < 0.5 else "false",
         "model.l2": chance.choice([0, 0.1]),
         "model.weight_decay": chance.choice([0, 0.1]),
-        "free_run": chance.choice(["true", "false"]),
         "figures": "false",  # a run that is killed over them has ended, and has none
         **{f"model.schedule.{k}": v for k, v in _schedule(chance, epochs, steps).items()},
     }

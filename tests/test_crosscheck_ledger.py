@@ -132,13 +132,6 @@ def test_error_in_a_group_is_named_by_its_step_and_cause(make_trainer: Any, step
     assert steps == told
 
 
-def test_error_is_named_alike_where_the_reference_runs_free(make_trainer: Any) -> None:
-    report, _ = failure_of(make_trainer, HalvedOnce(40), free_run=True)
-    failure = report["first_failure"]
-    assert (failure["step"], failure["quantity"]) == (40, "gradient of bias")
-    assert report["free_run"] > 1
-
-
 class MomentumLostOnce(LinearRegression):
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         if self.trainer.global_step == 39:

@@ -130,7 +130,6 @@ def row(setting: Setting, parameters: Any = None, **changes: Any) -> dict[str, A
         "reason": None,
         "steps_checked": 1234,
         "worst_ratios": {"loss": 0.25, "gradient": 0.125, "parameters": 0.5},
-        "free_run": None,
         "parameters": parameters or [3.0, 4.0],
         "loss": 1.0,
         "seconds": 1.0,
@@ -140,7 +139,9 @@ def row(setting: Setting, parameters: Any = None, **changes: Any) -> dict[str, A
 def test_setting_that_fails_ends_with_1_after_all_have_run(cli: Any, monkeypatch: Any) -> None:
     def train(setting: Setting, *_: Any) -> dict[str, Any]:
         if setting.precision == "32-true":
-            return row(setting, passed=False, reason="gradient of bias at step 3 (halved)")
+            ratios = {"loss": 2.0, "gradient": 5.0, "parameters": None}
+            found = "gradient of bias at step 3 (halved)"
+            return row(setting, passed=False, reason=found, worst_ratios=ratios)
         if setting.precision == "bf16-true":
             return {"setting": str(setting), "passed": False, "reason": "out of memory"}
         return row(setting)
@@ -158,6 +159,7 @@ def test_setting_that_fails_ends_with_1_after_all_have_run(cli: Any, monkeypatch
     assert dict(verdicts) == {f"cpu {name} x1": verdict for name, verdict in expected.items()}
     assert "cpu 32-true x1: gradient of bias at step 3 (halved)\n" in run.stdout
     assert "cpu bf16-true x1: out of memory\n" in run.stdout
+    assert re.search(r"^cpu 32-true x1 .* 2 +5 +inf .* FAILED$", run.stdout, re.MULTILINE)
     table = json.loads((run.directory / "lightning_logs/crosscheck_0/crosscheck.json").read_text())
     assert [each["passed"] for each in table["rows"]] == [True, False, True, False]
     assert table["distances"][0] == [0.0, 0.0, 0.0, None]
@@ -217,7 +219,7 @@ def test_setting_fails_where_its_run_did(
     tmp_path: Path, monkeypatch: Any, capsys: Any, check: Any, status: int, reason: str
 ) -> None:
     ratios = {"loss": 2.0, "gradient": 0.5, "parameters": 0.5}
-    report = {**check, "steps_checked": 3, "worst_ratios": ratios, "free_run": None}
+    report = {**check, "steps_checked": 3, "worst_ratios": ratios}
     result = {"crosscheck": report, "error": "diverged", "weight": 1.0, "bias": 2.0}
 
     def ends(*_: Any, **__: Any) -> Any:
@@ -257,7 +259,6 @@ def test_crosscheck_trains_under_a_setting(process: Any) -> None:
     [only] = table["rows"]
     assert (only["passed"], only["reason"], only["steps_checked"]) == (True, None, 20)
     assert 0 < max(only["worst_ratios"].values()) <= 1
-    assert 0 < only["free_run"] <= 1
     folder = run.directory / table["log_dir"]
     result = json.loads((folder / "cpu-64-true-x1/result.json").read_text())
     assert only["parameters"] == [*np.ravel(result["weight"]), result["bias"]]

@@ -174,7 +174,7 @@ def test_training_with_auto_converges_when_it_should(
 
 def test_auto_becomes_numbers_before_the_first_step(make_trainer: Callable[..., Trainer]) -> None:
     model = LinearRegression(lr="auto", momentum="auto")
-    check = CrossCheck(free_run=True)
+    check = CrossCheck()
     trainer = make_trainer(max_epochs=3, callbacks=[check])
     trainer.fit(model, datamodule=DummyData())
     assert check.report()["passed"]

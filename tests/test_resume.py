@@ -90,7 +90,6 @@ PLACES = [
     ((*BATCHES, *PLATEAU), "", 10),
     ((*BATCHES, *PLATEAU, "--model.schedule.monitor=val/loss"), "on_validation_start", 12),
     ((*BATCHES, *PLATEAU, "--model.schedule.interval=step"), "", 7),
-    ((*BATCHES, *MOMENTUM, "--free_run=true"), "", 7),
     ((*BATCHES, "--trainer.precision=32-true", "--trainer.log_every_n_steps=3"), "", 7),
     ((*BATCHES, "--trainer.precision=bf16-mixed"), "", 7),
     ((ONE_BY_ONE, "--trainer.max_epochs=30", "--trainer.limit_val_batches=0"), "", 20),
@@ -191,13 +190,6 @@ def test_told_to_stop_where_it_may_not_stop_early_it_stops(fit_until_told: Cli) 
     assert (run.status, "after step 6, and saved" in run.stderr) == (1, True)
 
 
-def test_free_run_cannot_begin_in_the_middle(cli: Cli) -> None:
-    assert cli("fit", *BATCHES).status == 0
-    run = cli("fit", "--ckpt_path=last", "--trainer.max_epochs=8", "--free_run=true")
-    assert run.status == 2
-    assert "--free_run: expected a checkpoint of a training with it" in run.stderr
-
-
 # What a checkpoint keeps, and what wins over it.
 
 KEPT = {
@@ -272,6 +264,18 @@ def test_options_in_a_checkpoint_name_no_class(cli: Cli, tmp_path: Path) -> None
     run = cli("fit", f"--ckpt_path={path}", "--trainer.max_epochs=3", "--print_config")
     assert run.status == 0, run.stderr
     assert "os.system" not in run.stdout
+
+
+def test_training_goes_on_without_an_option_that_is_no_more(cli: Cli, tmp_path: Path) -> None:
+    assert cli("fit", "--trainer.max_epochs=2").status == 0
+    path = tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    saved["options"]["option_of_an_earlier_version"] = True
+    saved["crosscheck"]["verdict"]["entry_of_an_earlier_version"] = {"shape": torch.eye(2)}
+    torch.save(saved, path)
+    run = cli("fit", f"--ckpt_path={path}", "--trainer.max_epochs=3")
+    assert run.status == 0, run.stderr
+    assert run.result("version_1")["crosscheck"]["steps_checked"] == 3
 
 
 # Over http.

@@ -24,7 +24,7 @@ TRAINER = (
     "check_val_every_n_epoch",
     "log_every_n_steps",
 )
-OWN = ("seed_everything", "crosscheck", "free_run")
+OWN = ("seed_everything", "crosscheck")
 MISSING = "data.missing"
 WORDS = (PRECISION, "gradient_clip_algorithm", "crosscheck", MISSING, "data.dtype")
 """Options of which a word may be kept; of all others only a number, true, false or null."""

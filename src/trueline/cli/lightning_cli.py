@@ -183,8 +183,7 @@ class TruelineCLI(OptionsCLI):
         if options.max_time is not None and not any(isinstance(c, Timer) for c in given):
             mine.insert(0, _timer(options.max_time))
         if self.options.crosscheck not in ("off", False):
-            check = CrossCheck(on_failure=self.options.crosscheck, free_run=self.options.free_run)
-            mine.insert(0, check)
+            mine.insert(0, CrossCheck(on_failure=self.options.crosscheck))
         unsaved = options.enable_checkpointing is False or self.is_unlogged
         if not (unsaved or options.fast_dev_run):
             own = [c for c in given if isinstance(c, Checkpoint)]

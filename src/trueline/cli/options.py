@@ -159,13 +159,6 @@ class OptionsCLI(LightningCLI):
             help="What to do where training and the NumPy reference differ by more than rounding.",
         )
         parser.add_argument(
-            "--free_run",
-            type=bool,
-            default=False,
-            help="Whether the reference also trains on its own, with a bound on how far apart the "
-            "two may come.",
-        )
-        parser.add_argument(
             "--figures",
             type=bool,
             default=True,

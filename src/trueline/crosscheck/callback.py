@@ -20,7 +20,6 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from numpy.typing import NDArray
 
 from trueline.batches import as_batch
-from trueline.crosscheck.free_run import FreeRun
 from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.learning_rate import Interval, MeantLr
 from trueline.crosscheck.ledger import EpochEnd, Ledger
@@ -63,9 +62,6 @@ class CrossCheck(Callback):
         monitor: The metric that a schedule waiting for a plateau watches. It is taken as found.
         count_rows: Whether each row must be served once an epoch. It can be counted where the
             training loader's `dataset` is a `TensorDataset`, and is unless this is False.
-        free_run: Whether the reference also trains on its own from the first step, with a bound on
-            how far training may be from it. That is possible where a step is an affine map: least
-            squares without an L1 penalty or clipping.
 
     Raises:
         RequestError: Before training, naming every setting that the reference cannot follow.
@@ -93,7 +89,6 @@ class CrossCheck(Callback):
         interval: Interval = "epoch",
         monitor: str = "train/loss",
         count_rows: bool = True,
-        free_run: bool = False,
     ) -> None:
         if on_failure not in ("raise", "warn"):
             raise ValueError(f"on_failure: expected raise or warn; found {on_failure}")
@@ -106,7 +101,6 @@ class CrossCheck(Callback):
         self.interval = interval
         self.monitor = monitor
         self.count_rows = count_rows
-        self.free_run = free_run
         self._forget()
 
     def report(self) -> dict[str, Any]:
@@ -115,8 +109,7 @@ class CrossCheck(Callback):
         Returns:
             `passed`, `steps_checked`, `steps_skipped` (by a loss scale that overflowed),
             `epochs_counted` (whose rows were counted), `worst_ratio`, `worst_ratios` of loss,
-            gradient and parameters, `free_run` (the worst ratio of the free run, None where there
-            was none), and `first_failure`.
+            gradient and parameters, and `first_failure`.
         """
         ledger = self.ledger
         failed = ledger.first_failure if ledger else None
@@ -129,7 +122,6 @@ class CrossCheck(Callback):
             "epochs_counted": self._epochs_counted,
             "worst_ratio": tally.worst_ratio,
             "worst_ratios": dict(tally.worst),
-            "free_run": ledger.free_ratio if ledger else None,
             "first_failure": failure,
         }
 
@@ -143,7 +135,7 @@ class CrossCheck(Callback):
     def knows_executions(self) -> bool:
         """Whether steps may be taken many at once: those of `LinearRegression` may."""
         given = self.reference, self.optimizer, self.schedule
-        return not self.free_run and all(one is None for one in given)
+        return all(one is None for one in given)
 
     def watched_steps(self, rows: Rows, first: int, steps: int) -> NDArray[np.int64]:
         """Return which steps of an execution are compared, see `chosen`."""
@@ -206,14 +198,8 @@ class CrossCheck(Callback):
         counted = same_kind(all_rows, batch)
         rows = RowCount(fingerprints(all_rows), inside_epoch) if counted else None
         resumed = self._resumed if self._recorder.first_step else {}
-        possible = self.free_run and FreeRun.possible(judge)
-        if possible and self._recorder.first_step and not _has_free_run(resumed):
-            raise RequestError(
-                "--free_run: expected a checkpoint of a training with it, found one without; leave "
-                "it out, or train anew"
-            )
         lr = MeantLr(bases, self._schedule, self._interval)
-        ledger = Ledger(judge, lr, rows, FreeRun(judge, start) if possible else None)
+        ledger = Ledger(judge, lr, rows)
         if resumed:
             try:
                 self._recorder.load_state_dict(resumed)
@@ -306,11 +292,6 @@ class CrossCheck(Callback):
         assert ledger is not None
         if type(pl_module) is not LinearRegression or frozen == ledger.judge.frozen:
             return
-        if ledger.free:
-            raise RequestError(
-                f"--free_run: expected the same parameters to be trained in all steps, found "
-                f"{' and '.join(frozen) or 'none'} frozen by now; leave it out"
-            )
         ledger.settle()
         ledger.judge = ledger.judge.freeze(frozen)
 
@@ -475,9 +456,3 @@ def _is_small(loader: BatchLoader) -> bool:
     """Return whether all rows are in memory, and few."""
     tensors = getattr(loader.dataset, "tensors", None)
     return tensors is not None and sum(t.numel() for t in tensors) <= FEW_NUMBERS
-
-
-def _has_free_run(state: Mapping[str, Any]) -> bool:
-    """Return whether a checkpoint holds where the reference on its own way stood."""
-    verdict = state.get("verdict")
-    return isinstance(verdict, Mapping) and verdict.get("free") is not None

@@ -12,7 +12,6 @@ import numpy as np
 
 from trueline.crosscheck.diagnosis import likely_cause
 from trueline.crosscheck.diagnosis.case import Case
-from trueline.crosscheck.free_run import FreeRun
 from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.judge_trace import judge_trace
 from trueline.crosscheck.layout import Layout
@@ -51,17 +50,12 @@ class Ledger:
         judge: Takes the steps in NumPy.
         lr: The learning rate that is meant.
         rows: Counts the rows of each epoch, if they can be counted.
-        free: The reference on its own way, if it goes there.
     """
 
-    def __init__(
-        self, judge: Judge, lr: MeantLr, rows: RowCount | None, free: FreeRun | None
-    ) -> None:
+    def __init__(self, judge: Judge, lr: MeantLr, rows: RowCount | None) -> None:
         self.judge = judge
         self.lr = lr
         self.rows = rows
-        self.free = free
-        self.free_ratio: float | None = None
         self.tally = Tally(judge.arithmetic)
         self.steps_checked = self.steps_skipped = 0
         self.first_failure: Failure | None = None
@@ -83,8 +77,6 @@ class Ledger:
             "tally": self.tally.state_dict(),
             "lr": self.lr.state_dict(),
             "rows": self.rows.state_dict() if self.rows else None,
-            "free": self.free.state_dict() if self.free else None,
-            "free_ratio": self.free_ratio,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -96,9 +88,6 @@ class Ledger:
         self.lr.load_state_dict(state["lr"])
         if self.rows and state["rows"]:
             self.rows.load_state_dict(state["rows"])
-        if self.free and state["free"]:
-            self.free.load_state_dict(state["free"])
-            self.free_ratio = state["free_ratio"]
 
     def enter(self, entry: Step | EpochEnd) -> None:
         """Take an entry in, and judge what there is when it is time to."""
@@ -198,7 +187,7 @@ class Ledger:
         taken = [step for step in steps if not step.skipped]
         self.steps_skipped += len(steps) - len(taken)
         self.steps_checked += len(taken)
-        together = not self.free and self.judge.can_judge_together(steps)
+        together = self.judge.can_judge_together(steps)
         # Only where one of them is out of its bound does it matter which.
         if together and self.tally.add(self.judge.judge_together(steps)) is None:
             self._earlier = steps[-1]
@@ -216,12 +205,7 @@ class Ledger:
             compared = [self.judge.losses(step)]
             compared.append(Quantity("parameter", step.after, step.before, zero))
             return self._look(step, compared)
-        compared = self.judge.judge(step)
-        failure = self._look(step, compared)
-        if self.free:
-            apart = self.free.advance(step, compared)
-            self.free_ratio = max(self.free_ratio or 0.0, self.tally.worst_of(apart))
-            failure = failure or self._look(step, [apart])
+        failure = self._look(step, self.judge.judge(step))
         self._earlier = step
         return failure
 
@@ -281,6 +265,4 @@ def quantity_name(kind: str, entry: int, layout: Layout, n_parts: int) -> str:
     name: Any = layout.name_at(entry)
     if kind == "parameter":
         return str(name)
-    if kind == "free run":
-        return f"{name} in the free run"
     return kind if kind == "lr" else f"{kind} of {name}"

@@ -156,10 +156,6 @@ class Tally:
         found = ratios(quantity, self._tiny)
         return np.asarray(found.reshape(len(found), -1).max(axis=1))
 
-    def worst_of(self, quantity: Quantity) -> float:
-        """Return the largest ratio in one comparison."""
-        return float(ratios(quantity, self._tiny).max())
-
     def state_dict(self) -> dict[str, Any]:
         """Return the ratios so far, for a training that goes on from a checkpoint."""
         recent = [self._recent, *(worst.max() for _, worst in self._by_step)]

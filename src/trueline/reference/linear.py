@@ -97,23 +97,6 @@ def _plain(X: Array, y: Array, weight: Array, bias: Any, sample_weight: Array | 
     return LeastSquares().loss_and_gradient({"weight": weight, "bias": np.asarray(bias)}, batch)
 
 
-def hessian(X: Array, share: Array | float, l2: float = 0.0) -> Array:
-    """Return the second derivative of the penalised mean squared error, `2·[X 1]ᵀ·s·[X 1] + 2·l2`.
-
-    Args:
-        X: Features, shape (n_samples, n_features).
-        share: s, of a row in the mean, by target: 1/N for N residuals, or shape (n_samples,).
-        l2: Strength of the L2 penalty, on the weights alone.
-
-    Returns:
-        Shape (n_features + 1, n_features + 1), the bias last; the same for every target.
-    """
-    A = np.column_stack([X, np.ones(len(X))])
-    H = 2 * (A.T * share) @ A
-    H[:-1, :-1] += 2 * l2 * np.eye(X.shape[1])
-    return np.asarray(H)
-
-
 def share_of(n_targets: int, n_samples: int, sample_weight: Array | None = None) -> Any:
     """Return the share of each residual in the mean: 1/N, or w/Σw for each target.
 
@@ -223,11 +206,6 @@ class LeastSquares:
         """Return how much a batch counts beside others: its rows, or the sum of their weights."""
         X, _, *sample_weight = batch
         return float(np.sum(sample_weight[0])) if sample_weight else len(X)
-
-    def hessian(self, batch: Batch) -> Array:
-        """Return the second derivative over a batch, see `hessian`; the L1 penalty has none."""
-        X, y, *sample_weight = batch
-        return hessian(X, share_of(y.size // len(y), len(y), *sample_weight), self.l2)
 
     def rounding_bound(
         self, parameters: Parameters, batch: Batch, arithmetic: Arithmetic

@@ -104,8 +104,7 @@ def _rows(n_samples: int, check: dict[str, Any] | None) -> str:
 
 
 def _deviations(check: dict[str, Any]) -> str:
-    ratios = check["worst_ratios"] | {"free run": check["free_run"]}
-    listed = [f"{ratio:.2g} in {name}" for name, ratio in ratios.items() if ratio is not None]
+    listed = [f"{ratio:.2g} in {name}" for name, ratio in check["worst_ratios"].items()]
     said = f"as fractions of their bounds at most {', '.join(listed)}"
     if check["steps_skipped"]:
         said += f"; {check['steps_skipped']:,} steps skipped by the loss scale"
