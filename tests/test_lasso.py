@@ -113,6 +113,18 @@ def test_proximal_sgd_keeps_its_penalty_in_copies_and_checkpoints() -> None:
     assert optimizer.param_groups[0]["l1"] == [3.0]
 
 
+def test_dependent_columns_take_no_more_steps() -> None:
+    north, area = np.arange(14) % 2.0, np.linspace(-2, 2, 14)
+    X = np.column_stack([north - 0.5, 0.5 - north, area])
+    rows, start = (
+        triangle(X, 20 * area + 9 * north),
+        Line(np.array([1.5, -0.3, -2.2]), np.zeros(())),
+    )
+    steps = epochs_with_l1(rows, start, SGD(0.3), 0.4, 0.0, accuracy=1e-12)
+    assert steps is not None
+    assert steps < 200
+
+
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 @pytest.mark.parametrize("rule", [name for name in RULES if name != "decayed"])
 def test_the_fixed_point_is_the_minimum(rule: str, l2: float) -> None:

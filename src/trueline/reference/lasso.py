@@ -116,8 +116,7 @@ def lasso(rows: Triangle, l1: float, l2: float = 0.0, weight_decay: float = 0.0)
         B, targets = _shortened(B, targets, height)
     found = [_Search(B, target, strength) for target in targets.T]
     weight = np.stack([search.minimise() for search in found], axis=1)
-    pull = np.stack([search.correlation() for search in found], axis=1) * 2 / N
-    pull = np.where(weight == 0, np.clip(pull, -l1, l1), l1 * np.sign(weight))
+    pull = l1 * np.stack([search.pull() for search in found], axis=1)
     bias = (z[0] - R[0, 1:] @ weight) / R[0, 0]
     bias = bias - rows.center[: p - 1] @ weight + rows.center[p - 1 :]
     line = Line(weight[:, 0], np.asarray(bias[0])) if rows.single else Line(weight, bias)
@@ -227,8 +226,16 @@ class _Search:
         self.w = target
         return False
 
+    def pull(self) -> Array:
+        """Return the correlation over the strength: ±1 for columns that the minimum may use."""
+        correlation = self.correlation()
+        # To rounding; a minimum elsewhere may use a column whose weight is 0 in this one.
+        reached = np.abs(correlation) >= self.strength - self.slack
+        limit = np.sign(np.where(self.w == 0, correlation, self.w))
+        return np.where(reached | (self.w != 0), limit, correlation / self.strength)
+
     def is_unique(self) -> bool:
         """Return whether the columns that the minimum may use are linearly independent."""
-        reached = np.abs(self.correlation()) >= self.strength - self.slack
+        reached = np.abs(self.pull()) == 1
         scaled = self.B[:, reached] / self.length[reached]
         return bool(np.linalg.matrix_rank(scaled) == scaled.shape[1]) if reached.any() else True

@@ -24,7 +24,9 @@ from trueline.statistics.independent import Independent, independent
 from trueline.statistics.span import Categories, span
 
 NAMES_IN_NOTES = 6
-"""Columns or reasons that a note names; `undetermined` and `aliased` have all columns."""
+"""Columns that a note names; `undetermined` and `aliased` have all columns."""
+EQUATIONS_IN_NOTES = 6
+"""Equations between columns that a note shows; of more it gives the rank instead."""
 
 
 class Coefficient(NamedTuple):
@@ -164,7 +166,8 @@ def summarise(
     whole = span(rows)
     found = zip(names, whole.determined, strict=True)
     undetermined = [name for name, is_determined in found if not is_determined]
-    notes = _notes_on_columns(undetermined, whole.reasons(feature_names, categories))
+    reasons = whole.reasons(feature_names, categories)
+    notes = _notes_on_columns(undetermined, reasons, len(names))
     categories = categories or {}
     notes += [
         f"{name} has one level alone, {levels[0]!r}: it has no coefficient"
@@ -263,10 +266,13 @@ def _log_likelihood(rows: Triangle, residual: float) -> float:
     return (rows.log_weights - n * (math.log(2 * math.pi) + 1 + variance)) / 2
 
 
-def _notes_on_columns(undetermined: list[str], reasons: list[str]) -> list[str]:
+def _notes_on_columns(undetermined: list[str], reasons: list[str], n_columns: int) -> list[str]:
     if not undetermined:
         return []
-    named, because = _listed(undetermined), _listed(reasons)
+    named, because = _listed(undetermined), ", ".join(reasons)
+    if len(reasons) > EQUATIONS_IN_NOTES:  # one for each column that depends on others
+        rank = n_columns - len(reasons)
+        because = f"the rows have rank {rank:,}, below their {n_columns:,} coefficients"
     return [f"not determined, since several lines fit the rows alike: {named}; {because}"]
 
 
