@@ -4,7 +4,7 @@ BIN := .venv/bin
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: fit compare crosscheck test test-browser pictures docs lint alarms kills cost threads bench bench-tables bench-gpu tensorboard clean
+.PHONY: fit compare crosscheck test test-browser pictures docs lint alarms matrix kills cost threads bench bench-tables bench-gpu tensorboard clean
 
 fit: .venv/installed            ## train the article's 15 points
 	$(BIN)/trueline fit
@@ -33,6 +33,9 @@ lint: .venv/installed-dev       ## style, formatting, types
 
 alarms: .venv/installed-test    ## 10,000 healthy trainings, none may exceed its bound
 	$(BIN)/python benchmarks/false_alarms.py --out benchmarks/results/$$(date +%F)-false-alarms.md
+
+matrix: .venv/installed-test    ## 200 draws of options: fit, predict, test and export agree with NumPy
+	$(BIN)/python tests/option_matrix.py 200
 
 kills: .venv/installed-test     ## 200 trainings killed and resumed, each the same to the bit
 	$(BIN)/python benchmarks/kill_test.py --out benchmarks/results/$$(date +%F)-kills.md
