@@ -9,7 +9,7 @@ import pytest
 
 from trueline.data import TableData
 from trueline.errors import RequestError
-from trueline.planning.convergence import modes
+from trueline.planning.convergence import condition, modes
 from trueline.planning.plan import dependent
 from trueline.reference.triangle import merged, triangle, triangle_of
 from trueline.tables import choose, open_table
@@ -38,6 +38,7 @@ def test_triangle_has_as_many_rows_as_the_data_at_most(n: int) -> None:
     A = np.column_stack([np.ones(n), X])
     eigenvalues = np.linalg.eigvalsh(2 / n * A.T @ A)
     np.testing.assert_allclose(modes(found).curvature, eigenvalues[::-1], atol=1e-12)
+    assert condition(found) == pytest.approx(modes(found).condition, rel=1e-9)
     if n > 1:
         both = merged(triangle(X[:1], y[:1]), triangle(X[1:], y[1:]))
         assert both.R.shape == found.R.shape

@@ -84,13 +84,32 @@ def modes(rows: Triangle, l2: float = 0.0, weight_decay: float = 0.0) -> Modes:
         >>> modes(triangle(article.X, article.y)).curvature.round(4)
         array([404.9928,   0.4738])
     """
-    p = rows.columns
-    A = np.concatenate([rows.plain[:p] * _scale(rows), _penalties(p, l2, weight_decay)])
+    A, p = _root(rows, l2, weight_decay), rows.columns
     found, singular, _ = np.linalg.svd(A, full_matrices=False)
     curvature, left = np.zeros(p), np.zeros((len(A), p))
     rank = rows.rank(l2, weight_decay)
     curvature[:rank], left[:, : len(singular)] = singular[:rank] ** 2, found
     return Modes(curvature, left)
+
+
+def condition(rows: Triangle, l2: float = 0.0, weight_decay: float = 0.0) -> float:
+    """Return the condition number of the Hessian, as `modes` have it, in a fraction of the time.
+
+    Args:
+        rows: Rows to train on.
+        l2: Strength of the L2 penalty, ≥ 0.
+        weight_decay: Weight decay of the optimizer, ≥ 0.
+    """
+    if rows.rank(l2, weight_decay) < rows.columns:
+        return math.inf
+    singular = np.linalg.svd(_root(rows, l2, weight_decay), compute_uv=False)
+    return float(np.square(singular[0] / singular[-1]))
+
+
+def _root(rows: Triangle, l2: float, weight_decay: float) -> Array:
+    """Return A with the Hessian AᵀA: rows of the triangle over those of the penalties."""
+    p = rows.columns
+    return np.concatenate([rows.plain[:p] * _scale(rows), _penalties(p, l2, weight_decay)])
 
 
 def unit_of_distance(rows: Triangle) -> Array:

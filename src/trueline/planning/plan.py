@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trueline.planning import plan_text
-from trueline.planning.convergence import CONVERGED_WITHIN, epochs, modes
+from trueline.planning.convergence import CONVERGED_WITHIN, condition, epochs, modes
 from trueline.planning.rates import best_lr, heavy_ball
 from trueline.planning.with_l1 import NOT_IN_TIME, epochs_with_l1
 from trueline.reference import SGD
@@ -153,7 +153,7 @@ def make_plan(
         bytes=bytes_,
         seconds=seconds,
         accuracy=accuracy,
-        condition=modes(raw or rows, l2, decay).condition,
+        condition=condition(raw, l2, decay) if raw else found.condition,
         condition_standardised=standard_modes.condition,
         largest_stable_lr=stable_lr(found.largest, momentum, **damped),
         constant=[names[j] for j in constant],
