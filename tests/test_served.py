@@ -53,13 +53,21 @@ def repeated(found: Any) -> Any:
     return found
 
 
-def plant_in_permutation(patch: Any) -> None:
+def exchanged(found: Any) -> Any:
+    """Put rows 0, 4 and 5 where 1, 2 and 6 are: sum and sum of squares stay the same."""
+    found = np.array(found)
+    for right, wrong in ((1, 0), (2, 4), (6, 5)):
+        found[found == right] = wrong
+    return found
+
+
+def plant_in_permutation(patch: Any, change: Any = repeated) -> None:
     """Let every order have the number at its first place at the second too."""
     right = RowOrder._of
 
     class Wrong:
         def __init__(self, order: Any) -> None:
-            self.order, self.numbers = order, repeated(order[0:N])
+            self.order, self.numbers = order, change(order[0:N])
 
         def __getitem__(self, part: Any) -> Any:
             return self.numbers[part]
@@ -118,6 +126,14 @@ def test_a_row_served_twice_is_seen(
     plant(monkeypatch)
     with pytest.raises(CheckFailed, match="cross-check failed"):
         fit(make_trainer, data, steps)
+
+
+def test_rows_whose_sums_are_those_of_the_right_ones_are_seen(
+    make_trainer: Any, monkeypatch: Any
+) -> None:
+    plant_in_permutation(monkeypatch, exchanged)
+    with pytest.raises(CheckFailed, match="rows 0, 4, 5 served more than once; rows 1, 2, 6"):
+        fit(make_trainer, in_memory())
 
 
 def test_rows_of_a_wrong_order_are_named(make_trainer: Any, monkeypatch: Any) -> None:

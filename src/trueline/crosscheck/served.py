@@ -24,7 +24,8 @@ COMPARED = 2**16
 COMPARED_IN_FILE = 2**11
 """The same of rows in a file, which are read by themselves."""
 AT_ONCE = 2**16
-"""Row numbers that are summed together: a pool of the order, which stays in the caches."""
+"""Row numbers that are hashed together: a pool of the order, which stays in the caches."""
+FACTORS = np.array([0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
 ONE_IN = 16
 """Of so many rows one is compared, so that comparing costs little beside the training."""
 
@@ -44,7 +45,7 @@ class Served:
         self._loader = loader
         self._per_epoch = per_epoch
         self._order = copy(loader.sampler)  # which leaves what training has drawn alone
-        self._sums: tuple[int, int] | None = None
+        self._expected: int | None = None
         self._checked = -1
         self._not_compared = np.inf
         self.epochs = 0
@@ -94,9 +95,9 @@ class Served:
     def _wrong_order(self, epoch: int) -> str | None:
         n = len(self._loader.dataset)
         parts = [(start, min(start + AT_ONCE, n)) for start in range(0, n, AT_ONCE)]
-        if self._sums is None:
-            self._sums = _sums(np.arange(*part) for part in parts)
-        if _sums(self._order.rows(epoch, *part).numpy() for part in parts) == self._sums:
+        if self._expected is None:
+            self._expected = _hash(np.arange(*part) for part in parts)
+        if _hash(self._order.rows(epoch, *part).numpy() for part in parts) == self._expected:
             self.epochs += 1
             return None
         times = np.bincount(self._order.rows(epoch).numpy(), minlength=n)
@@ -166,16 +167,25 @@ class Served:
         return None
 
 
-def _sums(parts: Iterable[Numbers]) -> tuple[int, int]:
-    """Return the sums of numbers and of their squares, modulo 2⁶⁴.
+def _hash(parts: Iterable[Numbers]) -> int:
+    """Return the sum of the hashes of row numbers, modulo 2⁶⁴, which has no order.
 
-    They tell row numbers with one repeated from those with each once, in whatever order they come.
+    Other numbers have the same sum by a chance of 2⁻⁶⁴. A table of the rows seen would be certain,
+    but take memory for each row.
+
+    References:
+        Bellare & Micciancio, "A New Paradigm for Collision-Free Hashing" (1997), section 5: sums of
+        hashes. Steele, Lea & Flood, "Fast Splittable Pseudorandom Number Generators" (2014): the
+        hash.
     """
-    total = squares = 0
+    total = 0
     for numbers in parts:
-        total += int(numbers.sum())
-        squares += int(np.dot(numbers, numbers))
-    return total % 2**64, squares % 2**64
+        hashed = numbers.astype(np.uint64)
+        for factor in FACTORS:
+            hashed *= factor
+            hashed ^= hashed >> np.uint64(31)
+        total += int(hashed.sum())
+    return total % 2**64
 
 
 def as_arrays(rows: Rows, Z: torch.Tensor, weight: torch.Tensor | None) -> tuple[Array, ...]:
