@@ -15,7 +15,7 @@ from killed_runs import differences
 from trueline import recurrence
 from trueline.cli.lightning_cli import TruelineCLI
 from trueline.crosscheck import CrossCheck
-from trueline.crosscheck.trace import FEW_NUMBERS
+from trueline.crosscheck.served import FEW_NUMBERS
 from trueline.data import DummyData, RegressionData
 from trueline.data.order import RowOrder
 from trueline.errors import CheckFailed

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trueline.crosscheck import CrossCheck
-from trueline.crosscheck.trace import FEW_NUMBERS
+from trueline.crosscheck.served import FEW_NUMBERS
 from trueline.data import RegressionData, SyntheticData
 from trueline.data.order import RowOrder, _Pools
 from trueline.data.spool import Spool

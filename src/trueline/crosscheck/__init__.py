@@ -2,7 +2,8 @@
 
 Read `callback` first: what Lightning shows of a training, and when. `ledger` keeps the steps until
 `judge` takes them in NumPy; `verdict` says what counts as out of bounds, `diagnosis` what probably
-went wrong, `refusals` what the reference cannot follow. `matrix` is `trueline crosscheck`.
+went wrong, `outcome` who is told; `refusals` names what the reference cannot follow. `matrix` is
+`trueline crosscheck`.
 """
 
 from trueline.crosscheck.callback import CrossCheck

@@ -1,11 +1,11 @@
 """The callback that runs the NumPy reference in lockstep with training.
 
-At every optimizer step the reference takes the parameters before the step and the very batches that
+At an optimizer step the reference takes the parameters before the step and the very batches that
 were used, works out loss, gradient and the parameters after the step in float64, and compares. How
 far the two may be apart is not a tolerance but a bound on rounding errors, so a deviation is told
 as a fraction of its bound and 1.0 is the line. Between steps the parameters must not change by a
-bit, and every epoch must serve each row once. Together that leaves no part of the trajectory
-unwatched.
+bit, and every epoch must serve each row once. Every step is compared, but for many steps at once on
+large data, of which `trace.chosen` picks some.
 """
 
 import contextlib
@@ -15,35 +15,29 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
-from lightning_utilities.core.apply_func import apply_to_collection
 from numpy.typing import NDArray
 
 from trueline.batches import as_batch
-from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.learning_rate import Interval, MeantLr
 from trueline.crosscheck.ledger import EpochEnd, Ledger
-from trueline.crosscheck.meant import from_hyperparameters, meant_clipping, meant_schedule
-from trueline.crosscheck.reading import batch_arrays, gather, training_rows
+from trueline.crosscheck.meant import meant_judge, meant_schedule
+from trueline.crosscheck.outcome import Outcome
+from trueline.crosscheck.reading import batch_arrays, gather, is_epoch_whole, training_rows
 from trueline.crosscheck.recorder import Recorder
-from trueline.crosscheck.refusals import arithmetic_of, refuse, refused_in_model, refused_settings
+from trueline.crosscheck.refusals import refuse, refused_in_model, refused_settings
 from trueline.crosscheck.rows import RowCount, fingerprints, n_rows, same_kind
+from trueline.crosscheck.saved_state import restore, save, saved_in
 from trueline.crosscheck.served import Served
 from trueline.crosscheck.step import Reference
-from trueline.crosscheck.trace import FEW_NUMBERS, chosen, moments_of, read
-from trueline.crosscheck.verdict import Failure, Tally
+from trueline.crosscheck.trace import chosen, read
+from trueline.crosscheck.verdict import Failure
 from trueline.data.blocks import BatchLoader, Block
-from trueline.errors import CheckFailed, RequestError
+from trueline.errors import RequestError
 from trueline.executions.rows import Rows
 from trueline.module import LinearRegression
-from trueline.reference import SGD, LeastSquares
-from trueline.reference.composed import Moments
+from trueline.reference import SGD
 from trueline.reference.plateau import ReduceLROnPlateau
 from trueline.reference.schedules import Schedule
-from trueline.tensorboard import log_points
-
-SAVED_AS = "crosscheck"
-"""The entry of a checkpoint that holds what a resumed training is held against."""
 
 
 class CrossCheck(Callback):
@@ -111,25 +105,17 @@ class CrossCheck(Callback):
             `epochs_counted` (whose rows were counted), `worst_ratio`, `worst_ratios` of loss,
             gradient and parameters, and `first_failure`.
         """
-        ledger = self.ledger
-        failed = ledger.first_failure if ledger else None
-        failure: Any = failed._asdict() if failed else self.nothing_learned
-        tally = ledger.tally if ledger else Tally()
-        return {
-            "passed": failure is None and self.steps_checked > 0,
-            "steps_checked": self.steps_checked,
-            "steps_skipped": ledger.steps_skipped if ledger else 0,
-            "epochs_counted": self._epochs_counted,
-            "worst_ratio": tally.worst_ratio,
-            "worst_ratios": dict(tally.worst),
-            "first_failure": failure,
-        }
+        return self._outcome.report(self._served.epochs if self._served else 0)
 
     @property
-    def _epochs_counted(self) -> int:
-        if self.ledger and self.ledger.rows:
-            return self.ledger.rows.epochs
-        return self._served.epochs if self._served else 0
+    def ledger(self) -> Ledger | None:
+        """The steps of this training and the verdict on them, once there is a batch."""
+        return self._outcome.ledger
+
+    @property
+    def steps_checked(self) -> int:
+        """Optimizer steps compared so far."""
+        return self._outcome.steps_checked
 
     @property
     def knows_executions(self) -> bool:
@@ -142,17 +128,9 @@ class CrossCheck(Callback):
         began = 0 if self._resumed else self._recorder.first_step
         return chosen(rows, first, steps, began)
 
-    @property
-    def steps_checked(self) -> int:
-        """Optimizer steps compared so far."""
-        return self.ledger.steps_checked if self.ledger else 0
-
     def _forget(self) -> None:
-        self.ledger: Ledger | None = None
-        self.nothing_learned: str | None = None
-        self._told = False
+        self._outcome = Outcome(self.on_failure)
         self._resumed: dict[str, Any] = {}
-        self._moments: Moments | None = None
         self._served: Served | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -175,41 +153,22 @@ class CrossCheck(Callback):
         refuse(refused_settings(trainer) + model)
         self._recorder = Recorder(trainer, pl_module)
         self._metric_due = False
-        self._logged = trainer.global_step
+        self._outcome.logged = trainer.global_step
 
     @np.errstate(all="ignore")  # numbers of a training that diverges overflow
     def _open_ledger(
         self, trainer: Trainer, batch: Any, inside_epoch: bool, all_rows: Any
     ) -> Ledger:
         """Begin to judge, now that there is a batch to ask the reference about."""
-        hyperparameters = trainer.lightning_module.hparams
-        start = self._recorder.initial
         if trainer.world_size > 1:  # this process may have no row of it
             batch = next(theirs for theirs in gather(trainer, batch) if n_rows(theirs))
-        judge = Judge(
-            self.reference or from_hyperparameters(LeastSquares, hyperparameters),
-            self.optimizer or from_hyperparameters(SGD, hyperparameters),
-            meant_clipping(trainer),
-            arithmetic_of(trainer),
-            self._recorder.layout,
-            example=(start, batch),
-        )
+        judge = meant_judge(trainer, self.reference, self.optimizer, self._recorder, batch)
         bases = [rule.optimizer.lr for rule in judge.rules]
         counted = same_kind(all_rows, batch)
         rows = RowCount(fingerprints(all_rows), inside_epoch) if counted else None
-        resumed = self._resumed if self._recorder.first_step else {}
-        lr = MeantLr(bases, self._schedule, self._interval)
-        ledger = Ledger(judge, lr, rows)
-        if resumed:
-            try:
-                self._recorder.load_state_dict(resumed)
-                ledger.load_state_dict(resumed["verdict"])
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise RequestError(
-                    "ckpt_path: expected what the cross-check has saved, found something else in "
-                    f"the checkpoint ({type(error).__name__}: {error}); use another, or "
-                    "--crosscheck off"
-                ) from error
+        ledger = Ledger(judge, MeantLr(bases, self._schedule, self._interval), rows)
+        if self._resumed and self._recorder.first_step:
+            restore(self._resumed, self._recorder, ledger)
         return ledger
 
     def on_train_batch_start(
@@ -231,16 +190,13 @@ class CrossCheck(Callback):
                 given = tuple(tensor.to(dtype) for tensor in given)
             arrays = self._recorder.start_batch(given)
         if self.ledger is None:
-            rows = None
-            if self.count_rows and not in_blocks:
-                rows = training_rows(trainer)
-            elif self.count_rows and _is_small(loader):
-                rows = training_rows(trainer, dtype)
-            self.ledger = self._open_ledger(trainer, arrays, batch_idx > 0, rows)
+            rows_dtype = dtype if in_blocks else None
+            rows = training_rows(trainer, rows_dtype) if self.count_rows else None
+            self._outcome.ledger = self._open_ledger(trainer, arrays, batch_idx > 0, rows)
             if isinstance(loader, BatchLoader):
                 self._served = Served(loader, int(trainer.num_training_batches))
         if moved := self._recorder.moved():
-            self._fail(moved)
+            self._outcome.fail(moved)
         self._observe(trainer)
 
     def _observe(self, trainer: Trainer) -> None:
@@ -269,14 +225,13 @@ class CrossCheck(Callback):
         assert self.ledger is not None
         done = trainer.global_step - 1
         step, failures = self._recorder.end_step(self.ledger.lr.at(done, trainer.current_epoch))
-        if failures:
-            self._fail(*failures)
+        self._outcome.fail(*failures)
         if step:
             self._follow_frozen(pl_module, self._recorder.frozen)
             self.ledger.enter(step)
         self._metric_due = self._interval == "step"
-        self._log(trainer)
-        self._tell()
+        self._outcome.log(trainer)
+        self._outcome.tell()
 
     def _follow_frozen(self, pl_module: LightningModule, frozen: tuple[str, ...]) -> None:
         """Judge what comes by the parameters that are free in it.
@@ -288,12 +243,9 @@ class CrossCheck(Callback):
             pl_module: Module that is trained.
             frozen: Names of its frozen parameters.
         """
-        ledger = self.ledger
-        assert ledger is not None
-        if type(pl_module) is not LinearRegression or frozen == ledger.judge.frozen:
-            return
-        ledger.settle()
-        ledger.judge = ledger.judge.freeze(frozen)
+        assert self.ledger is not None
+        if type(pl_module) is LinearRegression:
+            self.ledger.freeze(frozen)
 
     def _check_orders(self, trainer: Trainer, epoch: int, batch: int, batches: int) -> None:
         """Check the order of the rows, where they are not counted by what was served."""
@@ -301,8 +253,11 @@ class CrossCheck(Callback):
         assert ledger is not None
         if ledger.rows is not None or served is None or not self.count_rows:
             return
-        if wrong := served.check_orders(epoch, batch, batches):
-            self._fail(Failure(trainer.global_step, f"rows of epoch {epoch}", cause=wrong))
+        self._fail_rows(trainer, epoch, served.check_orders(epoch, batch, batches))
+
+    def _fail_rows(self, trainer: Trainer, epoch: int, wrong: str | None) -> None:
+        if wrong:
+            self._outcome.fail(Failure(trainer.global_step, f"rows of epoch {epoch}", cause=wrong))
 
     @np.errstate(all="ignore")  # numbers of a training that diverges overflow
     def _enter_execution(self, trainer: Trainer, pl_module: LightningModule, block: Block) -> None:
@@ -312,56 +267,45 @@ class CrossCheck(Callback):
         assert served is not None
         first = trainer.global_step - execution.steps  # type: ignore[union-attr, operator]
         buffers, after, failures = self._recorder.end_execution(trainer.global_step)
-        if failures:
-            self._fail(*failures)
+        self._outcome.fail(*failures)
         ledger.settle()
         self._follow_frozen(pl_module, ())  # else its steps would be single ones
         rows = execution.pieces[0].span.rows  # type: ignore[union-attr, index]
-        if self._moments is None and rows.full_batch and not _is_small(rows.loader):
-            self._moments = moments_of(rows)
         compared = self.watched_steps(rows, first, execution.steps)  # type: ignore[union-attr, arg-type]
-        given = first, buffers, after, ledger.lr, self._moments, compared
+        given = first, buffers, after, ledger.lr, compared
         traces = list(read(served, execution, block, *given))  # type: ignore[arg-type]
         for trace in traces:
             ledger.enter_trace(trace)
         if ledger.rows is not None:
             loader: Any = trainer.train_dataloader
-            per_epoch = int(trainer.num_training_batches)
-            whole, full = per_epoch == len(loader), loader.batch_size >= len(loader.dataset)
-            ledger.count_rows(traces, whole, full)
+            whole = trainer.num_training_batches == len(loader)
+            ledger.count_rows(traces, whole, loader.batch_size >= len(loader.dataset))
         elif not rows.full_batch:
             taken = block._replace(batches=execution.steps)  # type: ignore[union-attr, arg-type]
             self._check_orders(trainer, *taken)
-            if wrong := served.misgathered(rows, *taken):
-                self._fail(
-                    Failure(trainer.global_step, f"rows of epoch {block.epoch}", cause=wrong)
-                )
+            self._fail_rows(trainer, block.epoch, served.misgathered(rows, *taken))
         self._metric_due = self._interval == "step"
-        self._log(trainer)
-        self._tell()
+        self._outcome.log(trainer)
+        self._outcome.tell()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enter the end of an epoch, whose rows are then counted."""
         self._metric_due = self._metric_due or self._interval == "epoch"
         self._recorder.forget_window()  # of an epoch that was left in the middle of one
         if self.ledger is not None:
-            # A loader that ends before its length says is not cut short: it leaves rows out.
-            stopped = trainer.should_stop or trainer.global_step == trainer.max_steps
-            cut = stopped and not trainer.is_last_batch
-            limit: Any = trainer.limit_train_batches  # 1.0 is all of an epoch, and 1 one batch
-            whole = not cut and isinstance(limit, float) and limit == 1.0
+            whole = is_epoch_whole(trainer)
             self.ledger.enter(EpochEnd(trainer.current_epoch, whole, trainer.global_step))
-            self._tell()
+            self._outcome.tell()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fail a training in which nothing was compared or nothing moved."""
         if self.ledger is not None:
             self.ledger.settle()
-            self._log(trainer, at_end=True)
+            self._outcome.log(trainer, at_end=True)
         self._conclude()
         # A training that goes on may have come to where a step is less than a rounding.
         if self.steps_checked and self._recorder.unmoved and not self._recorder.first_step:
-            self._fail_empty(
+            self._outcome.fail_empty(
                 f"some parameter to move in {self.steps_checked} steps, found none; raise the "
                 "learning rate, or train in more precision"
             )
@@ -372,9 +316,11 @@ class CrossCheck(Callback):
 
     def _conclude(self) -> None:
         if self.ledger is None or not self.steps_checked:
-            self._fail_empty("an optimizer step to compare, found none; train for more epochs")
+            self._outcome.fail_empty(
+                "an optimizer step to compare, found none; train for more epochs"
+            )
         elif failures := self._recorder.at_end(self.ledger.first_failure):
-            self._fail(*failures)
+            self._outcome.fail(*failures)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -385,74 +331,20 @@ class CrossCheck(Callback):
             with contextlib.suppress(RequestError):
                 self.ledger.settle()
 
-    def _log(self, trainer: Trainer, at_end: bool = False) -> None:
-        """Log the worst ratio of the steps since the last point, every `log_every_n_steps` steps.
-
-        Which steps a point takes in depends on their numbers alone, so that a training that goes on
-        from a checkpoint has the same points.
-        """
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        step = trainer.global_step
-        due = [] if every < 1 else list(range((self._logged // every + 1) * every, step + 1, every))
-        if at_end and step != (due or [self._logged])[-1]:
-            due.append(step)
-        if not trainer.loggers or not due:
-            return
-        assert self.ledger is not None
-        self.ledger.settle()
-        self._logged = due[-1]
-        name, worst = "crosscheck/worst_ratio", self.ledger.tally.worst_up_to(due)
-        log_points(trainer.loggers, [name], [[ratio] for ratio in worst], due)
-
-    def _fail(self, *failures: Failure) -> None:
-        """Note failures that it takes no reference to see."""
-        assert self.ledger is not None
-        for failure in failures:
-            self.ledger.fail(failure)
-        self._tell()
-
-    def _tell(self) -> None:
-        """Raise or warn when there is a first failure."""
-        failure = self.ledger.first_failure if self.ledger else None
-        if failure is None or self._told:
-            return
-        self._told = True
-        if self.on_failure == "raise":
-            raise CheckFailed(f"cross-check failed: {failure}")
-        rank_zero_warn(f"cross-check failed: {failure}")
-
-    def _fail_empty(self, expected: str) -> None:
-        self.nothing_learned = f"expected {expected}"
-        if self.on_failure == "raise":
-            raise CheckFailed(f"cross-check failed: {self.nothing_learned}")
-
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save what a resumed training is held against: where this one stands.
-
-        Not as the callback's own state, which Lightning would miss where the checkpoint is used
-        without a cross-check.
-        """
+        """Save what a resumed training is held against: where this one stands."""
         if self.ledger is None:
             return
         # Before anything is saved, what it rests on is judged.
         self.ledger.settle()
-        self._tell()
+        self._outcome.tell()
         self._observe(trainer)
-        state = self._recorder.state_dict() | {"verdict": self.ledger.state_dict()}
-        checkpoint[SAVED_AS] = apply_to_collection(state, np.ndarray, torch.tensor)
+        save(checkpoint, self._recorder, self.ledger)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the state of a checkpoint for the training that goes on from it."""
-        state = checkpoint.get(SAVED_AS)
-        state = state if isinstance(state, dict) else {}
-        self._resumed = apply_to_collection(state, torch.Tensor, torch.Tensor.numpy)
-
-
-def _is_small(loader: BatchLoader) -> bool:
-    """Return whether all rows are in memory, and few."""
-    tensors = getattr(loader.dataset, "tensors", None)
-    return tensors is not None and sum(t.numel() for t in tensors) <= FEW_NUMBERS
+        self._resumed = saved_in(checkpoint)

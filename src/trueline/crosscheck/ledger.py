@@ -89,6 +89,16 @@ class Ledger:
         if self.rows and state["rows"]:
             self.rows.load_state_dict(state["rows"])
 
+    def freeze(self, names: tuple[str, ...]) -> None:
+        """Judge what comes as steps that leave some parameters alone.
+
+        Args:
+            names: Names of the frozen parameters, all of them.
+        """
+        if names != self.judge.frozen:
+            self.settle()
+            self.judge = self.judge.freeze(names)
+
     def enter(self, entry: Step | EpochEnd) -> None:
         """Take an entry in, and judge what there is when it is time to."""
         self._entries.append(entry)

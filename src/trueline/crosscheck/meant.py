@@ -9,7 +9,11 @@ from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
 
+from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.learning_rate import Interval
+from trueline.crosscheck.recorder import Recorder
+from trueline.crosscheck.refusals import arithmetic_of
+from trueline.crosscheck.step import Reference
 from trueline.errors import RequestError
 from trueline.reference import SGD, Clipping, LeastSquares
 from trueline.reference.plateau import ReduceLROnPlateau
@@ -45,13 +49,40 @@ def meant_schedule(
         raise RequestError(f"the cross-check cannot follow the {error}") from error
 
 
-def meant_clipping(trainer: Trainer) -> Clipping | None:
+def meant_judge(
+    trainer: Trainer,
+    reference: Reference | None,
+    optimizer: SGD | Mapping[str, SGD] | None,
+    recorder: Recorder,
+    batch: Any,
+) -> Judge:
+    """Return the judge of a training.
+
+    Args:
+        trainer: Trainer of the model.
+        reference: Given to the cross-check; without one, that of the hyperparameters.
+        optimizer: Given to the cross-check; without one, that of the hyperparameters.
+        recorder: Recorder of the training, which knows its first parameters.
+        batch: A batch as arrays, to ask the reference about what it trains.
+    """
+    hyperparameters = trainer.lightning_module.hparams
+    return Judge(
+        reference or _from_hyperparameters(LeastSquares, hyperparameters),
+        optimizer or _from_hyperparameters(SGD, hyperparameters),
+        _meant_clipping(trainer),
+        arithmetic_of(trainer),
+        recorder.layout,
+        example=(recorder.initial, batch),
+    )
+
+
+def _meant_clipping(trainer: Trainer) -> Clipping | None:
     """Return the clipping that the Trainer was asked for."""
     limit, by_value = trainer.gradient_clip_val, trainer.gradient_clip_algorithm == "value"
     return Clipping(limit, "value" if by_value else "norm") if limit and limit > 0 else None
 
 
-def from_hyperparameters(cls: type[T], hyperparameters: Mapping[str, Any]) -> T:
+def _from_hyperparameters(cls: type[T], hyperparameters: Mapping[str, Any]) -> T:
     """Build `cls` from the hyperparameters that bear the names of its fields."""
     names = [field.name for field in fields(cls)]
     return cls(**{name: hyperparameters[name] for name in names if name in hyperparameters})

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
 from trueline.crosscheck.layout import Layout
+from trueline.crosscheck.served import is_small
 from trueline.reference.loss_scale import LossScale
 
 Array = NDArray[np.float64]
@@ -118,15 +119,33 @@ def training_rows(trainer: Trainer, dtype: torch.dtype | None = None) -> Any:
     """Return the rows of the training data as one batch; None where they are not to be had.
 
     They are to be had from a loader whose `dataset` is a `TensorDataset`. The precision that
-    converts a batch before the model sees it converts them too; executions have them in the dtype
-    of the parameters.
+    converts a batch before the model sees it converts them too.
+
+    Args:
+        trainer: Trainer of the model.
+        dtype: Type of the parameters, in which a training of many steps at once has its rows; its
+            rows are to be had only where they are few.
     """
-    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    loader: Any = trainer.train_dataloader
+    dataset = getattr(loader, "dataset", None)
     if not isinstance(dataset, torch.utils.data.TensorDataset):
         return None
     if dtype is not None:
+        if not is_small(loader):
+            return None
         return tuple(np.float64(tensor.to(dtype).numpy()) for tensor in dataset.tensors)
     return batch_arrays(trainer.precision_plugin.convert_input(dataset.tensors))
+
+
+def is_epoch_whole(trainer: Trainer) -> bool:
+    """Return whether an epoch at its end was asked for all its rows.
+
+    A loader that ends before its length says is not cut short: it leaves rows out.
+    """
+    stopped = trainer.should_stop or trainer.global_step == trainer.max_steps
+    cut = stopped and not trainer.is_last_batch
+    limit: Any = trainer.limit_train_batches  # 1.0 is all of an epoch, and 1 one batch
+    return not cut and isinstance(limit, float) and limit == 1.0
 
 
 def loss_scale(trainer: Trainer) -> LossScale | None:

@@ -15,10 +15,15 @@ from trueline.crosscheck.rows import listed
 from trueline.data.blocks import BatchLoader
 from trueline.data.spool import SpooledRows
 from trueline.executions.rows import Rows
+from trueline.reference.composed import Moments, moments
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 
+FEW_NUMBERS = 100_000
+"""Of data with no more entries than this, every step of an execution is compared."""
+ROWS_AT_ONCE = 2**12
+"""When all rows are read once: they stay in the processor's caches."""
 COMPARED = 2**16
 """Rows; those of a pool of the order, of which the gathered ones are compared together."""
 COMPARED_IN_FILE = 2**11
@@ -28,6 +33,12 @@ AT_ONCE = 2**16
 FACTORS = np.array([0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
 ONE_IN = 16
 """Of so many rows one is compared, so that comparing costs little beside the training."""
+
+
+def is_small(loader: BatchLoader) -> bool:
+    """Return whether all rows are in memory, and few."""
+    tensors = getattr(loader.dataset, "tensors", None)
+    return tensors is not None and sum(t.numel() for t in tensors) <= FEW_NUMBERS
 
 
 class Served:
@@ -46,6 +57,7 @@ class Served:
         self._per_epoch = per_epoch
         self._order = copy(loader.sampler)  # which leaves what training has drawn alone
         self._expected: int | None = None
+        self._moments: Moments | None = None
         self._checked = -1
         self._not_compared = np.inf
         self.epochs = 0
@@ -127,6 +139,12 @@ class Served:
         given = X.reshape(*shape, -1), y.reshape(*shape, -1)
         return (*given, *(weight.reshape(shape) for weight in weights))
 
+    def moments(self, rows: Rows) -> Moments | None:
+        """Return the moments of all rows where each step takes in all of them, and many."""
+        if self._moments is None and rows.full_batch and not is_small(rows.loader):
+            self._moments = _moments_of(rows)
+        return self._moments
+
     def misgathered(self, rows: Rows, epoch: int, batch: int, batches: int) -> str | None:
         """Compare some rows as training gathers them with the same rows by their numbers.
 
@@ -165,6 +183,28 @@ class Served:
                     place = np.argwhere(differ)[0]
                     return f"row {numbers[place[0], place[1]]} was gathered with other numbers"
         return None
+
+
+def _moments_of(rows: Rows) -> Moments:
+    """Return the moments of all rows, in the precision that the training has them in."""
+
+    def parts() -> Iterator[tuple[Array, ...]]:
+        dataset = rows.loader.dataset
+        if isinstance(dataset, SpooledRows):
+            for _, some in dataset.spool.chunks():
+                yield with_axis(dataset.split(some.to(rows.dtype)))
+            return
+        for first in range(0, len(dataset), ROWS_AT_ONCE):
+            part = slice(first, first + ROWS_AT_ONCE)
+            yield with_axis(tuple(t[part].to(rows.dtype) for t in dataset.tensors))
+
+    return moments(parts())
+
+
+def with_axis(batch: tuple[torch.Tensor, ...]) -> tuple[Array, ...]:
+    """Return a batch as arrays, its targets with an axis of their own."""
+    X, y, *weights = batch
+    return tuple(tensor.numpy() for tensor in (X, y.reshape(len(y), -1), *weights))
 
 
 def _hash(parts: Iterable[Numbers]) -> int:

@@ -10,23 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trueline.crosscheck.learning_rate import MeantLr
-from trueline.crosscheck.served import Served
+from trueline.crosscheck.served import FEW_NUMBERS, Served, with_axis
 from trueline.crosscheck.step import Part, Step
 from trueline.data.blocks import Block
 from trueline.data.spool import SpooledRows
 from trueline.executions.execution import Execution, Piece
 from trueline.executions.rows import Rows
 from trueline.reference.composed import Moments
-from trueline.reference.composed import moments as moments_in
 from trueline.reference.rounding import DOUBLE, SINGLE
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 
-ROWS_AT_ONCE = 2**12
-"""When all rows are read once: they stay in the processor's caches."""
-FEW_NUMBERS = 100_000
-"""Of data with no more entries than this, every step of an execution is compared."""
 EARLY = 8
 """Steps of larger data that are compared at the beginning of a training, where a batch is small."""
 ONE_IN = 503
@@ -124,28 +119,6 @@ def chosen(rows: Rows, first: int, steps: int, began: int) -> Numbers:
     return np.unique(np.concatenate([early - first, picked, last]).astype(np.int64))
 
 
-def moments_of(rows: Rows) -> Moments:
-    """Return the moments of all rows, in the precision that the training has them in."""
-
-    def parts() -> Iterator[tuple[Array, ...]]:
-        dataset = rows.loader.dataset
-        if isinstance(dataset, SpooledRows):
-            for _, some in dataset.spool.chunks():
-                yield _with_axis(dataset.split(some.to(rows.dtype)))
-            return
-        for first in range(0, len(dataset), ROWS_AT_ONCE):
-            part = slice(first, first + ROWS_AT_ONCE)
-            yield _with_axis(tuple(t[part].to(rows.dtype) for t in dataset.tensors))
-
-    return moments_in(parts())
-
-
-def _with_axis(batch: tuple[Tensor, ...]) -> tuple[Array, ...]:
-    """Return a batch as arrays, its targets with an axis of their own."""
-    X, y, *weights = batch
-    return tuple(tensor.numpy() for tensor in (X, y.reshape(len(y), -1), *weights))
-
-
 def read(
     served: Served,
     execution: Execution,
@@ -154,7 +127,6 @@ def read(
     buffers: Array | None,
     after: Array,
     meant: MeantLr,
-    moments: Moments | None,
     compared: Numbers,
 ) -> Iterator[Trace]:
     """Return the steps of an execution that are compared.
@@ -167,10 +139,10 @@ def read(
         buffers: The momentum buffers that the steps before have left.
         after: The module's parameters now.
         meant: The learning rates that are meant.
-        moments: Of all rows, where each step takes in many.
         compared: Which steps are compared, from 0.
     """
     rows = execution.pieces[0].span.rows
+    moments = served.moments(rows)
     begun = 0
     for piece in execution.pieces:
         span, start, n = piece.span, piece.first, piece.stop - piece.first
@@ -205,10 +177,10 @@ def _all_rows(rows: Rows, moments: Moments | None) -> tuple[Array, ...]:
     dataset = rows.loader.dataset
     if isinstance(dataset, SpooledRows):
         # Their moments say what they are; of the rows only the shapes are asked for.
-        n, one = len(dataset), _with_axis(rows.loader.example())
+        n, one = len(dataset), with_axis(rows.loader.example())
         return tuple(np.broadcast_to(array, (1, n, *array.shape[1:])) for array in one)
     tensors = dataset.tensors if moments else [t.to(rows.dtype) for t in dataset.tensors]
-    return tuple(array[None] for array in _with_axis(tuple(tensors)))
+    return tuple(array[None] for array in with_axis(tuple(tensors)))
 
 
 def _vectors(states: Tensor | None) -> Any:
