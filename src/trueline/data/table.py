@@ -178,9 +178,13 @@ class TableData(GatheredData):
         units = rows if self.scaling is None else self.scaling.undone(rows)
         broken = found.broken(units, torch.finfo(X.dtype).eps)
         off = broken.any(axis=1)
-        texts = found.reasons(self.learned.columns.feature_names, self.learned.columns.categories)
+        if not off.any():
+            return None
+        columns = self.learned.columns
+        equations, of_row = np.unique(broken[off].argmax(axis=1), return_inverse=True)
+        texts = found.reasons(columns.feature_names, columns.categories, equations)
         reasons = np.full(len(rows), "", dtype=object)
-        reasons[off] = np.array(texts, dtype=object)[broken[off].argmax(axis=1)]
+        reasons[off] = np.array(texts, dtype=object)[of_row]
         return reasons
 
     def _read_rows(self, columns: "Columns", learned: Learned | None) -> None:

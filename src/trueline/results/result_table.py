@@ -68,7 +68,7 @@ def _print_line(result: dict[str, Any]) -> None:
     for label, (value, expected) in zip(labels, shown.values(), strict=True):
         print(f"{padded(label, wide)}{trained(value):>14}{number(expected):>16}".rstrip())
     if more := len(rows) - len(shown):
-        print(f"… and {more} more" + (" in result.json" if result["log_dir"] else ""))
+        print(f"… and {more:,} more" + (" in result.json" if result["log_dir"] else ""))
     print(f"{'loss':<{wide}}{number(result['loss']):>14}{number(best.get('loss')):>16}".rstrip())
 
 

@@ -16,7 +16,7 @@ References:
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,12 +112,18 @@ class Span:
         shares = {int(self.kept[k]): -float(self.shares[k, d]) for k in others}
         return shares | {int(self.left_out[d]): 1.0}
 
-    def reasons(self, names: Sequence[str], categories: Categories | None = None) -> list[str]:
+    def reasons(
+        self,
+        names: Sequence[str],
+        categories: Categories | None = None,
+        equations: Iterable[int] | None = None,
+    ) -> list[str]:
         """Say why a row that breaks an equation has no prediction, equation by equation.
 
         Args:
             names: One for each column of X.
             categories: Categories among the columns; none unless given.
+            equations: Numbers of the equations; all unless given.
         """
         levels = {
             f"{category}[{level}]": (category, level)
@@ -125,7 +131,8 @@ class Span:
             for level in listed[1:]
         }
         of_column = [levels.get(name) for name in names]
-        return [self._reason(d, names, of_column) for d in range(len(self.left_out))]
+        numbers = range(len(self.left_out)) if equations is None else equations
+        return [self._reason(int(d), names, of_column) for d in numbers]
 
     def _reason(
         self, d: int, names: Sequence[str], levels: Sequence[tuple[str, str] | None]

@@ -21,7 +21,7 @@ from trueline.reference.triangle import Triangle
 from trueline.results.json_files import jsonable
 from trueline.statistics import summary_text
 from trueline.statistics.independent import Independent, independent
-from trueline.statistics.span import Categories, span
+from trueline.statistics.span import Categories, Span, span
 
 NAMES_IN_NOTES = 6
 """Columns that a note names; `undetermined` and `aliased` have all columns."""
@@ -166,8 +166,7 @@ def summarise(
     whole = span(rows)
     found = zip(names, whole.determined, strict=True)
     undetermined = [name for name, is_determined in found if not is_determined]
-    reasons = whole.reasons(feature_names, categories)
-    notes = _notes_on_columns(undetermined, reasons, len(names))
+    notes = _notes_on_columns(undetermined, whole, feature_names, categories)
     categories = categories or {}
     notes += [
         f"{name} has one level alone, {levels[0]!r}: it has no coefficient"
@@ -266,13 +265,17 @@ def _log_likelihood(rows: Triangle, residual: float) -> float:
     return (rows.log_weights - n * (math.log(2 * math.pi) + 1 + variance)) / 2
 
 
-def _notes_on_columns(undetermined: list[str], reasons: list[str], n_columns: int) -> list[str]:
+def _notes_on_columns(
+    undetermined: list[str], whole: Span, names: Sequence[str], categories: Categories | None
+) -> list[str]:
     if not undetermined:
         return []
-    named, because = _listed(undetermined), ", ".join(reasons)
-    if len(reasons) > EQUATIONS_IN_NOTES:  # one for each column that depends on others
-        rank = n_columns - len(reasons)
-        because = f"the rows have rank {rank:,}, below their {n_columns:,} coefficients"
+    named, left_out = _listed(undetermined), len(whole.left_out)
+    if left_out <= EQUATIONS_IN_NOTES:
+        because = ", ".join(whole.reasons(names, categories))
+    else:
+        n = 1 + len(names)
+        because = f"the rows have rank {n - left_out:,}, below their {n:,} coefficients"
     return [f"not determined, since several lines fit the rows alike: {named}; {because}"]
 
 

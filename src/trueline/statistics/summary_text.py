@@ -9,6 +9,8 @@ from trueline.terminal.printing import cut, padded, visible, width_of
 
 LINES_OF_COEFFICIENTS = 12
 """The table shows so many; with the other facts it stays on a screen."""
+LINES_OF_MARKDOWN = 1000
+"""The table in TensorBoard shows so many; a browser lays out more for seconds."""
 WIDEST_NAME = 22
 """Beside six numbers of 12 characters and the spaces between, a line is then 100 long."""
 UNDETERMINED = "undetermined"
@@ -36,8 +38,12 @@ def table(summary: dict[str, Any]) -> list[str]:
 
 def markdown(summary: dict[str, Any]) -> str:
     """Lay out the entries of a `Summary` as a table in Markdown, and what follows as a list."""
-    rows = markdown_table(_heads(summary), list(map(_entries, summary["coefficients"])))
-    return "\n".join([rows, "", *(f"- {escaped(fact)}" for fact in _facts(summary))])
+    shown = summary["coefficients"][:LINES_OF_MARKDOWN]
+    rows = markdown_table(_heads(summary), list(map(_entries, shown)))
+    facts = _facts(summary)
+    if more := len(summary["coefficients"]) - len(shown):
+        facts.insert(0, f"{more:,} more coefficients in result.json")
+    return "\n".join([rows, "", *(f"- {escaped(fact)}" for fact in facts)])
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:
