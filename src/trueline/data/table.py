@@ -1,7 +1,7 @@
 """Rows of a table: a CSV, Parquet, Arrow or NumPy file, or a folder of Parquet files."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from trueline.data.blocks import BatchLoader
 from trueline.data.gathered import Gathered, GatheredData, InMemory, gather
 from trueline.data.learned import Asked, Learned
-from trueline.data.problems import LARGEST, serving_problems, weight_problems
+from trueline.data.problems import serving_problems
+from trueline.data.table_problems import check_held_out, check_left, check_sizes
 from trueline.data.table_rows import TableRows
 from trueline.errors import RequestError
 from trueline.reference.triangle import Triangle, triangle_of
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from trueline.tables import Columns, Table
 
 Names = str | list[str] | None
-HELD_OUT = ("val", "test")
 OF_ROWS = (
     *("X", "y", "sample_weight", "joined", "spooled", "n_samples", "order", "held_out"),
     *("largest", "_longest", "_raw", "triangle", "trained_on", "digest"),
@@ -105,7 +105,7 @@ class TableData(GatheredData):
         LightningDataModule.__init__(self)
         self._fractions = {"val": val_fraction, "test": test_fraction}
         self._paths = {"val": val_path, "test": test_path}
-        _check_held_out(self._fractions, self._paths)
+        check_held_out(self._fractions, self._paths)
         if wrong := serving_problems(batch_size, seed):
             raise RequestError("; ".join(wrong))
         self.batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
@@ -208,14 +208,14 @@ class TableData(GatheredData):
         rows = _gather(self.table, *options)
         fractions = self._fractions.items()
         counts = {name: math.ceil(fraction * len(rows)) for name, fraction in fractions}
-        _check_left(len(rows), counts)
+        check_left(len(rows), counts)
         parts = rows.drawn_apart(counts, self._seed)
         for name, other in self._paths.items():
             if other:
                 parts[name] = _gather(open_table(other), *options)
         mine = parts.pop("train")
         raw = triangle_of(mine.blocks())
-        _check_sizes(str(self.table.path), raw, columns)
+        check_sizes(str(self.table.path), raw, columns)
         if learned is None:
             scaling = None if self._asked.standardize is False else standardising(raw)
             learned = Learned(columns, scaling, raw)
@@ -343,59 +343,3 @@ def _gather(
         found = f"{table.path}: {count_missing(table, columns)}"
         rank_zero_only(print)(visible(found))
     return rows
-
-
-def _check_held_out(fractions: Mapping[str, float], paths: Mapping[str, str | None]) -> None:
-    """Refuse fractions that are none, and two ways to say the same.
-
-    Raises:
-        RequestError: Naming the option.
-    """
-    if not all(0 <= f < 1 for f in fractions.values()) or sum(fractions.values()) >= 1:
-        found = ", ".join(f"{name}_fraction {f}" for name, f in fractions.items())
-        raise RequestError(
-            f"--data.val_fraction and test_fraction: expected from 0 to below 1 together; found "
-            f"{found}"
-        )
-    for name in HELD_OUT:
-        if fractions[name] and paths[name]:
-            raise RequestError(
-                f"--data.{name}_path: expected it alone, found {name}_fraction too; leave one out"
-            )
-
-
-def _check_left(n_rows: int, counts: Mapping[str, int]) -> None:
-    """Refuse to hold all rows out.
-
-    Raises:
-        RequestError: With how many there are.
-    """
-    if sum(counts.values()) >= n_rows:
-        found = " and ".join(f"{count} for {name}" for name, count in counts.items() if count)
-        raise RequestError(
-            f"--data.val_fraction and test_fraction: expected rows left to train on; found {found} "
-            f"of {n_rows}; lower them, or give --data.val_path and test_path"
-        )
-
-
-def _check_sizes(path: str, rows: Triangle, columns: "Columns") -> None:
-    """Refuse columns whose squares float64 does not hold, and which would look constant.
-
-    Raises:
-        RequestError: Naming the first.
-    """
-    if columns.weight and (problems := weight_problems(rows.rows)):
-        raise RequestError(f"{path}, column '{columns.weight}': {problems[0]}")
-    # Each row is multiplied by the root of its weight.
-    R = np.abs(rows.R[:, 1:]) / math.sqrt(rows.rows / rows.n_samples)
-    differ = R[1:].max(axis=0, initial=0.0)
-    sizes = np.maximum(np.maximum(np.abs(rows.center), R[0]), differ)
-    wrong = ~(sizes <= LARGEST) | ((differ > 0) & (sizes < 1 / LARGEST))
-    if wrong.any():
-        j = int(np.argmax(wrong))
-        found = f"about {sizes[j]:.2g}" if np.isfinite(sizes[j]) else "beyond float64"
-        raise RequestError(
-            f"{path}, column '{[*columns.feature_names, *columns.targets][j]}': expected numbers "
-            f"from {1 / LARGEST:g} to {LARGEST:g} in size, whose squares float64 holds; found "
-            f"{found}; give it in another unit"
-        )
