@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 
 from test_reference_sgd import settings_of_sgd
 from trueline.reference import SGD, LeastSquares, article
-from trueline.reference.rounding import DOUBLE, FLOAT32, FLOAT64, SINGLE, gamma, step_bound
+from trueline.reference.rounding import (
+    BFLOAT16,
+    DOUBLE,
+    FLOAT16_MIXED,
+    FLOAT32,
+    FLOAT64,
+    SINGLE,
+    Arithmetic,
+    gamma,
+    step_bound,
+)
 
 ARITHMETIC = {"float64": FLOAT64, "float32": FLOAT32}
 UNIT_ROUNDOFF = {"float64": DOUBLE, "float32": SINGLE}
@@ -270,3 +280,35 @@ def test_step_bound_catches_a_rule_that_is_off(wrong: dict[str, float], nesterov
     state = exact(theta), exact(gradient), exact(buffer)
     moved = np.abs(exact_step(rule | wrong, *state)[0] - exact_step(rule, *state)[0])
     assert (moved.astype(float) > bound).all()
+
+
+def rounded_to(x: Any, dtype: Any) -> np.ndarray:
+    return torch.tensor(x).to(dtype).double().numpy()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "arithmetic"),
+    [
+        (torch.float16, FLOAT16_MIXED),
+        (torch.bfloat16, BFLOAT16),
+        (torch.float32, FLOAT32),
+        (torch.float64, FLOAT64),
+    ],
+)
+def test_lost_is_zero_for_what_a_dtype_holds(dtype: Any, arithmetic: Arithmetic) -> None:
+    rng = np.random.default_rng(0)
+    lowest, largest = np.log2(arithmetic.smallest) - 2, np.log2(arithmetic.largest)
+    wide = rng.choice([-1, 1], 4000) * 2.0 ** rng.uniform(lowest, largest - 2, 4000)
+    x = np.concatenate([wide, rounded_to(wide, dtype), [0.0, np.inf, -np.inf]])
+    # As many digits as the dtype has, of which its subnormal numbers hold only a few.
+    x = np.concatenate([rounded_to(rng.normal(size=99), dtype) * 2.0**lowest * 32, x])
+    # Halfway between two numbers of the dtype, one digit more than it has.
+    x = np.concatenate([x, np.nextafter(1, 2) * x[:-2], (1 + arithmetic.stored) * x[4000:8000]])
+    cast, found = rounded_to(x, dtype), arithmetic.lost(x)
+    held = cast == x
+    assert held.sum() >= 4000
+    assert dtype == torch.float64 or held.sum() < len(x) - 4000
+    np.testing.assert_array_equal(found == 0, held)
+    lost = x[~held]
+    assert (np.abs(cast[~held] - lost) <= found[~held]).all()
+    assert (found[~held] <= 1.01 * (arithmetic.stored * np.abs(lost) + arithmetic.smallest)).all()

@@ -18,13 +18,13 @@ from trueline.crosscheck.step import Reference, Rule, Step
 from trueline.crosscheck.verdict import Quantity
 from trueline.errors import RequestError
 from trueline.reference import SGD, Clipping, LeastSquares
-from trueline.reference.bounded import bound_by_running
 from trueline.reference.rounding import (
     Arithmetic,
     gamma,
     step_bound,
     window_bound,
 )
+from trueline.reference.running_error import bound_by_running
 
 Array = NDArray[np.float64]
 Parameters = Mapping[str, Array]

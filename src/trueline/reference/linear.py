@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trueline.reference.bounded import bound_by_running
 from trueline.reference.rounding import Arithmetic, least_squares_bound
+from trueline.reference.running_error import bound_by_running
 
 Array = NDArray[np.float64]
 Parameters = Mapping[str, Array]

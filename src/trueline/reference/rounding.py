@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trueline.reference.sgd import SGD
 
@@ -22,6 +22,35 @@ Array = NDArray[np.float64]
 DOUBLE, SINGLE, TENSOR_FLOAT, HALF, BRAIN = 2.0**-53, 2.0**-24, 2.0**-11, 2.0**-11, 2.0**-8
 """Unit roundoffs, half the distance from 1 to the next number: float64, float32, TF32, float16,
 bfloat16, which keep 53, 24, 11, 11 and 8 bits."""
+
+
+def gamma(n: int, unit_roundoff: float) -> float:
+    """Bound the relative error of a product of `n` rounding factors: `n·u/(1 − n·u)`.
+
+    It holds for any order of evaluation and for any data. The probabilistic bound of Higham & Mary
+    grows with √n instead, but for errors that are independent: a column of few different values,
+    summed over many rows, rounds the same way again and again and leaves it.
+
+    Args:
+        n: Number of roundings, ≥ 1.
+        unit_roundoff: u of the judged arithmetic; the reference's own is added.
+
+    Returns:
+        The bound; infinite from n = 1/u on, which is 16.8 million in float32.
+
+    Example:
+        >>> round(gamma(1, 2.0**-24) / 2.0**-24, 6)
+        1.0
+        >>> gamma(2**24, 2.0**-24)
+        inf
+    """
+    nu = n * (unit_roundoff + DOUBLE)
+    return nu / (1 - nu) if nu < 1 else math.inf
+
+
+OWN = 1 + gamma(1024, 0.0)
+"""Covers the rounding of a bound itself in float64: a few operations, of which those like
+`cosh(x)` enlarge the rounding of their operand by up to 710, where they overflow."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +79,28 @@ class Arithmetic:
         """Whether everything rounds alike."""
         return self.stored == self.summed == self.parameters == self.products
 
+    def lost(self, x: ArrayLike) -> Array:
+        """Bound what is lost by bringing numbers to the stored dtype: 0 where it holds them.
+
+        Example:
+            >>> BFLOAT16.lost([0.5, 255.0, 257.0]) > 0
+            array([False, False,  True])
+
+        References:
+            Dekker, "A floating-point technique for extending the available precision" (1971).
+        """
+        value = np.asarray(x, np.float64)
+        size = np.abs(value)
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers beyond the dtype's range
+            # Dekker's splitting leaves as many leading digits as the dtype has.
+            enlarged = value * (self.stored / DOUBLE + 1)
+            held = (enlarged - (enlarged - value) == value) | np.isinf(value)
+            steps = value / self.smallest
+        subnormal = size < self.smallest / self.stored
+        held &= ~subnormal | (np.rint(steps) == steps)
+        lost = np.where(held, 0.0, (self.stored * size + self.smallest) * OWN)
+        return np.where((size > self.largest) & np.isfinite(value), np.inf, lost)
+
 
 FLOAT64 = Arithmetic(DOUBLE, DOUBLE, DOUBLE, DOUBLE, 2.0**-1074, float(np.finfo(np.float64).max))
 FLOAT32 = Arithmetic(SINGLE, SINGLE, SINGLE, SINGLE)
@@ -57,30 +108,6 @@ TF32 = Arithmetic(SINGLE, SINGLE, SINGLE, products=TENSOR_FLOAT)
 BFLOAT16 = Arithmetic(BRAIN, SINGLE, BRAIN, BRAIN, 2.0**-133)
 BFLOAT16_MIXED = Arithmetic(BRAIN, SINGLE, SINGLE, BRAIN, 2.0**-133)
 FLOAT16_MIXED = Arithmetic(HALF, SINGLE, SINGLE, HALF, 2.0**-24, 65504.0)
-
-
-def gamma(n: int, unit_roundoff: float) -> float:
-    """Bound the relative error of a product of `n` rounding factors: `n·u/(1 − n·u)`.
-
-    It holds for any order of evaluation and for any data. The probabilistic bound of Higham & Mary
-    grows with √n instead, but for errors that are independent: a column of few different values,
-    summed over many rows, rounds the same way again and again and leaves it.
-
-    Args:
-        n: Number of roundings, ≥ 1.
-        unit_roundoff: u of the judged arithmetic; the reference's own is added.
-
-    Returns:
-        The bound; infinite from n = 1/u on, which is 16.8 million in float32.
-
-    Example:
-        >>> round(gamma(1, 2.0**-24) / 2.0**-24, 6)
-        1.0
-        >>> gamma(2**24, 2.0**-24)
-        inf
-    """
-    nu = n * (unit_roundoff + DOUBLE)
-    return nu / (1 - nu) if nu < 1 else math.inf
 
 
 def least_squares_bound(
