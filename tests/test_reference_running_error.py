@@ -233,6 +233,17 @@ def test_changes_through_a_view_reach_the_errors_too(view: Any, make: Any) -> No
     np.testing.assert_array_equal(bounded.error, np.where(changed, 9.0, before))
 
 
+@pytest.mark.parametrize("new", [np.copy, np.negative, np.abs, lambda x: np.clip(x, None, None)])
+def test_changes_of_a_new_array_leave_the_old_as_it_was(new: Any) -> None:
+    for old in (Bounded(np.ones(2), np.full(2, 0.1), FLOAT32), Bounded(np.ones(2), 0.0, FLOAT32)):
+        before = old.error.copy()
+        changed = new(old)
+        changed += 9.3
+        assert (changed.error > before).all()
+        assert (old.value == 1).all()
+        assert (old.error == before).all()
+
+
 @pytest.mark.parametrize("function", COMPARISONS, ids=lambda f: f.__name__)
 def test_comparisons_are_undecided_where_errors_meet(function: np.ufunc) -> None:
     a = Bounded(np.array([1.0, 1.0, 1.0, 1.0]), np.array([0.0, 0.1, 0.1, 0.1]), FLOAT32)

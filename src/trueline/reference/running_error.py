@@ -64,7 +64,8 @@ class Bounded(np.lib.mixins.NDArrayOperatorsMixin):
         value, error = np.asarray(value), np.asarray(error, np.float64)
         self.value = value if value.dtype == bool else np.asarray(value, np.float64)
         self.error = np.where(np.isnan(error), np.inf, error) if np.isnan(error).any() else error
-        if self.error.shape != value.shape or self.error.strides != self.value.strides:
+        strides = self.value.strides if self.dtype != bool else self.error.strides
+        if self.error.shape != value.shape or self.error.strides != strides:
             # Errors are laid out as the numbers are, so that views of both reach the same entries.
             given, self.error = self.error, np.empty_like(self.value, np.float64)
             self.error[...] = given
@@ -191,7 +192,7 @@ def elementwise(ufunc: np.ufunc, *x: Bounded) -> Bounded:
     f = np.asarray(ufunc(*(part.value for part in x)))
     passed_on, k = UFUNCS[ufunc](f, *x)
     if k == 0:
-        return Bounded(f, passed_on, x[0].arithmetic)
+        return Bounded(f, np.array(passed_on, float), x[0].arithmetic)
     # Sums do not underflow; other functions do, unless an operand is 0 for certain.
     certain = ufunc in (np.add, np.subtract) or sum(part.reach == 0 for part in x) > 0
     return rounded(x[0].arithmetic, f, passed_on, (f == 0) & (passed_on == 0) & certain, k)
@@ -224,7 +225,7 @@ def power(f: Array, a: Bounded, b: Bounded) -> tuple[Array, int]:
     known = np.where(whole, (b.value >= 0) | (a.nearest > 0), a.value > a.error)
     still_zero = (a.reach == 0) & (b.value > b.error)
     # A square is one product; other powers are repeated products or calls that are units off.
-    k = max(FEW_ULPS, int(np.max(np.abs(b.value), initial=0, where=whole)))
+    k = int(np.clip(np.max(np.abs(b.value), initial=0, where=whole), FEW_ULPS, 2**53))
     is_square = (whole & (b.value == 2)).all()
     return np.where(still_zero, 0, np.where(known, change, np.inf)), 1 if is_square else k
 
@@ -344,8 +345,8 @@ def where(condition: Any, x: Any, y: Any) -> Bounded:
 
 def clip(x: Any, a_min: Any = None, a_max: Any = None) -> Any:
     """Bound `np.clip`: the larger of the number and one limit, the smaller of that and another."""
-    x = x if a_min is None else np.maximum(x, a_min)
-    return x if a_max is None else np.minimum(x, a_max)
+    low, high = -np.inf if a_min is None else a_min, np.inf if a_max is None else a_max
+    return np.minimum(np.maximum(x, low), high)
 
 
 def full_like(x: Bounded, fill_value: Any) -> Any:
