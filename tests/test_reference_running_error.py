@@ -233,6 +233,14 @@ def test_changes_through_a_view_reach_the_errors_too(view: Any, make: Any) -> No
     np.testing.assert_array_equal(bounded.error, np.where(changed, 9.0, before))
 
 
+def test_errors_are_laid_out_as_their_numbers() -> None:
+    x = Bounded(np.ones((4, 3)).T, np.full((3, 4), 0.5), FLOAT32)
+    flat = x.ravel()  # a copy of the numbers, and so one of the errors
+    flat[0] = Bounded(2.0, 9.0, FLOAT32)
+    assert (x.value == 1).all()
+    assert (x.error == 0.5).all()
+
+
 @pytest.mark.parametrize("new", [np.copy, np.negative, np.abs, lambda x: np.clip(x, None, None)])
 def test_changes_of_a_new_array_leave_the_old_as_it_was(new: Any) -> None:
     for old in (Bounded(np.ones(2), np.full(2, 0.1), FLOAT32), Bounded(np.ones(2), 0.0, FLOAT32)):
@@ -287,6 +295,7 @@ def test_unknown_bounds_are_infinite_and_exact_zeros_stay() -> None:
         assert not f.value.any() | f.error.any()
     tiny = Bounded(1e-200, 0.0, FLOAT64)  # whose square float64 does not hold
     assert (tiny * tiny).error > 0
+    assert (np.stack([tiny]) @ np.stack([tiny])).error > 0
 
 
 @pytest.mark.parametrize("function", [np.dot, np.matmul])
@@ -299,6 +308,14 @@ def test_products_are_bounded_with_factors_that_are_cut_to_tf32(function: Any) -
     away = abs(cut[0] @ cut[1] - a @ b)
     in_float32 = function(Bounded(a, 0.0, FLOAT32), Bounded(b, 0.0, FLOAT32))
     assert in_float32.error < away < bounded.error < 30 * away
+
+
+def test_products_that_all_underflow_are_bounded_together() -> None:
+    half = Arithmetic(2.0**-11, 2.0**-11, 2.0**-11, 2.0**-11, 2.0**-24, 65504.0)
+    x = np.full(64, 2.0**-13)
+    lost = x @ x - sum(np.float16(a) * np.float16(a) for a in x)
+    assert lost == 2.0**-20
+    assert (Bounded(x, 0.0, half) @ x).error >= lost
 
 
 def test_sums_of_too_many_terms_have_no_bound() -> None:
