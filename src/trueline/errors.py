@@ -54,7 +54,7 @@ def explain(error: OSError, place: str) -> str:
     file = error.filename or "the files of the run"
     if number in (errno.ENOSPC, errno.EDQUOT):
         return f"expected to write {file}, found: {reason}; make room, or give another {place}"
-    if number in (errno.EEXIST, errno.ENOTDIR):
+    if number == errno.EEXIST:
         return f"expected a folder {file}, found a file; give another {place}"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"expected to use {file}, found: {reason}; allow it, or give another {place}"
