@@ -76,6 +76,9 @@ def test_new_table_is_scaled_as_the_training_was(
         np.testing.assert_allclose(found, expected, rtol=1e-8)
         [logged] = runner.test(line, new(), **checkpoint, verbose=False)
         assert logged["test/loss"] == pytest.approx(loss, rel=1e-8)
+        limited = make_trainer(limit_val_batches=None)
+        [logged] = limited.validate(line, new(), **checkpoint, verbose=False)
+        assert logged["val/loss"] == pytest.approx(loss, rel=1e-8)
 
 
 @pytest.mark.parametrize("table", [TableData, OwnTable])
