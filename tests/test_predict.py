@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 from pyarrow import csv, feather, parquet
 
+from trueline.data import TableData
+from trueline.module import LinearRegression
 from trueline.terminal.progress_bar import TrainingBar
 
 Cli = Callable[..., Any]
@@ -294,3 +297,18 @@ def test_prediction_that_is_cut_short_leaves_no_file(
     assert run.status == 2
     assert f"expected no file {out.name} yet, found one" in run.stderr
     assert len(read(out)) == 200_000
+
+
+def test_row_without_a_category_is_nan_in_python(
+    tmp_path: Path, make_trainer: Callable[..., pl.Trainer]
+) -> None:
+    rows = columns_of(np.random.default_rng(7))
+    options = {"features": "kind,a", "categorical": "kind", "missing": "drop"}
+    write(tmp_path / "t.parquet", pa.table(rows))
+    new = {"kind": ["red", None, "blue"], "a": [1.0, 2.0, None], "y": [0.0, 0.0, 0.0]}
+    write(tmp_path / "new.parquet", pa.table(new))
+    trainer, model = make_trainer(), LinearRegression(3, lr=0.1)
+    trainer.fit(model, TableData(str(tmp_path / "t.parquet"), "y", **options))
+    data = TableData(str(tmp_path / "new.parquet"), "y", **options)
+    found = torch.cat(trainer.predict(model, data))
+    assert found.isnan().tolist() == [False, True, True]
