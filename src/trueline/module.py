@@ -9,8 +9,8 @@ from trueline.batches import Batch, labelled
 from trueline.checkpoints.module_state import SavedState
 from trueline.data.blocks import Block
 from trueline.evaluation import Evaluation
-from trueline.executions.loop import Executions
 from trueline.hyperparameters import problems
+from trueline.many_steps.runner import ManySteps
 from trueline.progress import QuickNotes
 from trueline.proximal import ProximalSGD
 from trueline.schedule import Schedule
@@ -48,9 +48,10 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
             (train/loss unless given; by steps there is no other). OneCycleLR leaves the momentum
             alone unless `cycle_momentum` is true; CyclicLR cycles it unless that is false, as in
             torch.
-        steps_per_execution: How many steps are taken at once, in a turn of Lightning's loop, where
-            that is possible: the same steps to rounding, see `trueline.recurrence`. auto takes as
-            many as there are before something is due, such as a validation.
+        steps_per_execution: Number of steps that the compiled loop takes in one turn of Lightning's,
+            where it can: see `trueline.loop`. auto takes as many as there are before something is
+            due, such as a validation. 1 leaves each step to torch. Results do not depend on it, but
+            for rounding between 1 and all others.
 
     Attributes:
         preprocessing: Columns and scaling of the table that it was trained on, as its checkpoints
@@ -90,7 +91,7 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
         self.bias = torch.nn.Parameter(draw(columns))
         self.mse = torch.nn.MSELoss()
         self.schedule = Schedule(schedule) if schedule else None
-        self._executions = Executions(self)
+        self._many_steps = ManySteps(self)
 
     def setup(self, stage: str) -> None:
         """Put numbers in the place of auto before a training, and refuse what cannot be trained.
@@ -221,9 +222,7 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
         cost as much as the step.
         """
         if isinstance(batch, Block):
-            objective, mse = self._executions.run(batch)
-            self._window.mse = mse
-            return {"loss": objective, "mse": mse}
+            return self._many_steps.last_loss()
         mse = self.loss(batch)
         self._window.batch, self._window.mse = batch, mse.detach()
         h: Any = self.hparams
@@ -247,7 +246,7 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
     def on_train_start(self) -> None:
         """Take up what a checkpoint had, and look how steps can be taken."""
         self.take_up()
-        self._executions.start(LinearRegression, DEFINED)
+        self._many_steps.start(LinearRegression, DEFINED)
 
 
 DEFINED = definition(LinearRegression)

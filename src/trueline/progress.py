@@ -85,32 +85,34 @@ def validates_every(trainer: Trainer) -> tuple[int | None, int | None]:
     return epochs, int(batches)
 
 
-def advance(trainer: Trainer, batches: int, epochs: int) -> None:
-    """Count the steps that were taken in the place of one, while Lightning counts that one.
+def advance(trainer: Trainer, batches: int, steps: int, epochs: int) -> None:
+    """Count the batches and steps that are taken in the place of one; Lightning counts that one.
 
     Args:
-        trainer: Inside the optimizer step of a batch.
-        batches: Of a step each, that one among them.
-        epochs: In which they lie; where these are several, they are whole.
+        trainer: Trainer at the start of a batch.
+        batches: Number of batches, that one among them.
+        steps: Number of optimizer steps, that one's among them.
+        epochs: Number of epochs in which they lie; where these are several, they are whole.
     """
-    extra, fit = batches - 1, trainer.fit_loop
+    fit, per_epoch = trainer.fit_loop, int(trainer.num_training_batches)
     loop, fetcher = fit.epoch_loop, fit._data_fetcher
     assert fetcher is not None
-    in_epoch = extra if epochs == 1 else int(trainer.num_training_batches) - 1
+    in_epoch = (batches if epochs == 1 else per_epoch) - 1
+    steps_in_epoch = (steps if epochs == 1 else -(-per_epoch // trainer.accumulate_grad_batches)) - 1
     optimizer = loop.automatic_optimization.optim_progress.optimizer
     for progress, more in (
-        (loop.batch_progress.total, extra),
+        (loop.batch_progress.total, batches - 1),
         (loop.batch_progress.current, in_epoch),
-        (optimizer.step.total, extra),
-        (optimizer.step.current, in_epoch),
-        (optimizer.zero_grad.total, extra),
-        (optimizer.zero_grad.current, in_epoch),
+        (optimizer.step.total, steps - 1),
+        (optimizer.step.current, steps_in_epoch),
+        (optimizer.zero_grad.total, steps - 1),
+        (optimizer.zero_grad.current, steps_in_epoch),
         (fit.epoch_progress.total, epochs - 1),
         (fit.epoch_progress.current, epochs - 1),
     ):
         for field in fields(progress):
             setattr(progress, field.name, getattr(progress, field.name) + more)
-    loop._batches_that_stepped += extra
+    loop._batches_that_stepped += steps - 1
     fetcher.fetched += in_epoch
     fetcher.done = fetcher.length is not None and fetcher.fetched >= fetcher.length
     loop.batch_progress.is_last_batch = fetcher.done

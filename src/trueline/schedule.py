@@ -89,19 +89,20 @@ class Schedule:
                 raise
 
     def ahead(
-        self, scheduler: Any, group: Mapping[str, Any], batch: int, steps: int, per_epoch: int
-    ) -> list[float]:
-        """Return the learning rates of the steps to come, while scheduler and optimizer stay.
+        self, scheduler: Any, group: Mapping[str, Any], first: int, steps: int, per_epoch: int
+    ) -> list[tuple[float, float]]:
+        """Return learning rate and momentum of steps to come; scheduler and optimizer stay.
 
         Args:
-            scheduler: What `scheduler` has returned, as it stands before the first of them.
-            group: The parameter group of its optimizer.
-            batch: Of the first step: its number in its epoch, from 0.
-            steps: How many they are.
+            scheduler: Scheduler of torch as it stands before the first of these steps.
+            group: Parameter group of its optimizer.
+            first: Number of the first step in its epoch, from 0.
+            steps: Number of steps.
             per_epoch: Steps of an epoch.
 
         Returns:
-            As many; beyond the end of a schedule, where no training may go, the last one again.
+            A pair for each step. Beyond the end of a schedule, where no training may go, the last
+            one is repeated.
         """
         # A copy of it goes ahead, with an optimizer of nothing.
         optimizer: Any = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=group["lr"])
@@ -109,15 +110,15 @@ class Schedule:
         copy.load_state_dict(deepcopy(scheduler.state_dict()))
         optimizer.param_groups[0].update({n: v for n, v in group.items() if n != "params"})
         optimizer.step()  # torch warns of a schedule that is before the optimizer
-        lrs: list[float] = []
-        for step in range(batch + 1, batch + steps + 1):
-            lrs.append(optimizer.param_groups[0]["lr"])
+        found: list[tuple[float, float]] = []
+        for step in range(first + 1, first + steps + 1):
+            found.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
             if self.interval == "step" or step % per_epoch == 0:
                 try:
                     self.tick(copy)
                 except ValueError:  # beyond its end
-                    return lrs + lrs[-1:] * (steps - len(lrs))
-        return lrs
+                    return found + found[-1:] * (steps - len(found))
+        return found
 
     def monitored(self, metrics: Mapping[str, Tensor]) -> Tensor:
         """Return the metric that a schedule waiting for a plateau watches.

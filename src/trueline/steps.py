@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from trueline.batches import Batch
+from trueline.data.blocks import Block
 from trueline.divergence import check_loss, check_parameters
-from trueline.executions.execution import Execution
-from trueline.executions.loop import Executions
+from trueline.loop.state import StepResult
+from trueline.many_steps.runner import ManySteps
 from trueline.progress import at_step_end, tell
 from trueline.schedule import Schedule
 from trueline.unchanged import refuse_all_frozen
@@ -27,26 +28,32 @@ class Steps(LightningModule):
 
     schedule: Schedule | None
     size: Callable[[Batch], float]
-    _executions: Executions
+    _many_steps: ManySteps
 
     def __init__(self) -> None:
         super().__init__()
         self._window = Window()
 
     @property
-    def execution(self) -> Execution | None:
-        """The steps of the latest execution; None where steps are taken one by one."""
-        return self._executions.latest
+    def execution(self) -> StepResult | None:
+        """Result of the latest steps of the loop; None where steps are taken one by one."""
+        return self._many_steps.latest
 
     @property
     def single_steps(self) -> str | None:
         """Why steps are taken one by one; None where they are not."""
-        return self._executions.reason
+        return self._many_steps.reason
 
     @property
     def step_loss(self) -> Tensor:
         """The mean squared error over the rows of the latest step, in all batches and processes."""
         return self._window.mse
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Take the steps of a block, before Lightning asks whether a step is due."""
+        if isinstance(batch, Block):
+            self._many_steps.run(batch)
+            self._window.mse = self._many_steps.last_loss()["mse"]
 
     def on_after_backward(self) -> None:
         """Let callbacks such as EarlyStopping know the loss of the step as `train/loss`.
@@ -74,7 +81,7 @@ class Steps(LightningModule):
         """
         if not isinstance(scheduler, ReduceLROnPlateau):
             Schedule.tick(scheduler)
-        elif self.schedule is not None and self.schedule.interval == "step":
+        elif self.schedule is not None and self.schedule.interval == "step" and not self.execution:
             scheduler.step(self.step_loss.item())
 
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
@@ -96,7 +103,7 @@ class Steps(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradients where that is asked for; Lightning is slow to find that it is not."""
-        if gradient_clip_val:
+        if gradient_clip_val and not self.execution:
             super().configure_gradient_clipping(
                 optimizer, gradient_clip_val, gradient_clip_algorithm
             )
@@ -124,10 +131,8 @@ class Steps(LightningModule):
         if self.execution is None:
             steps, losses = [trainer.global_step - 1], [self.step_loss.item()]
         else:
-            points = self.execution.points
-            assert points is not None
-            steps = (trainer.global_step - self.execution.steps + points.steps).tolist()
-            losses = points.losses.tolist()
+            first, losses = trainer.global_step - self.execution.steps, self.execution.losses
+            steps = [first + k for k in range(len(losses))]
         for step, loss in zip(steps, losses, strict=True):
             if step % every == 0:
                 for logger in trainer.loggers:
@@ -149,5 +154,5 @@ class Steps(LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.execution is not None:
             # Without gradients, which only a backward pass leaves, the optimizer did nothing.
-            self._executions.leave()
+            self._many_steps.leave()
         check_parameters(self)

@@ -11,6 +11,8 @@ import torch
 from torch.nn.modules import module as torch_modules
 from torch.optim import optimizer as torch_optimizers
 
+from trueline.proximal import ProximalSGD
+
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Attributes of a `torch.nn.Module` under which hooks are kept."""
 TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
@@ -88,8 +90,6 @@ def changed(module: Any, defined: Mapping[str, Any]) -> str | None:
         return "the parameters are others than weight and bias"
     if len({p.dtype for p in named.values()}) > 1:
         return "weight and bias have different dtypes"
-    if names := frozen(module):
-        return f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} frozen"
     if torch_modules._has_any_global_hook():
         return "torch calls a global hook of modules"
     hooked = (
@@ -115,7 +115,7 @@ def optimizer_changed(optimizer: Any, module: Any) -> str | None:
     Returns:
         The reason, or None.
     """
-    if type(optimizer) is not torch.optim.SGD:
+    if type(optimizer) is not (ProximalSGD if module.hparams["l1"] else torch.optim.SGD):
         return f"the optimizer is {type(optimizer).__name__}"
     step = vars(optimizer).get("step")  # a schedule wraps it, to count
     if step is not None and not hasattr(step, "_wrapped_by_lr_sched"):
@@ -130,15 +130,15 @@ def optimizer_changed(optimizer: Any, module: Any) -> str | None:
     if others or [*map(id, group["params"])] != [*map(id, (module.weight, module.bias))]:
         return "the optimizer has other parameter groups than one of weight and bias"
     h = module.hparams
-    for name in GROUP:
+    if group.get("l1", [h["l1"], 0.0]) != [h["l1"], 0.0]:
+        return f"the optimizer has l1 {group['l1']}, and the module {h['l1']} on the weight"
+    cycled = module.schedule is not None and module.schedule.cycles_momentum
+    for name in GROUP[cycled:]:
         if group[name] != h[name]:
             return f"the optimizer has {name} {group[name]}, and the module {h[name]}"
     for name in ELSE_IN_GROUP:
         if group[name]:
             return f"the optimizer has {name} set"
-    buffers = [optimizer.state.get(p, {}).get("momentum_buffer") for p in group["params"]]
-    if h["momentum"] and len({buffer is None for buffer in buffers}) > 1:
-        return "only one of weight and bias has momentum yet"
     return None
 
 

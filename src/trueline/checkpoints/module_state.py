@@ -10,7 +10,6 @@ from lightning.pytorch import LightningModule
 from trueline.checkpoints.reading import PREPROCESSING
 from trueline.errors import RequestError
 from trueline.evaluation import is_table
-from trueline.executions.loop import Executions
 from trueline.progress import at_step_end, hide_max_steps, restore_max_steps
 from trueline.schedule import Schedule, check_same_schedule
 
@@ -23,7 +22,6 @@ class SavedState(LightningModule):
 
     schedule: Schedule | None
     preprocessing: Mapping[str, Any] | None
-    _executions: Executions
     _metrics: Mapping[str, float] = {}
     _max_steps: int | None = None
 
@@ -34,7 +32,6 @@ class SavedState(LightningModule):
         if self.preprocessing:
             checkpoint[PREPROCESSING] = self.preprocessing
         checkpoint["inside_step"] = not at_step_end(self.trainer)
-        checkpoint["execution"] = self._executions.state_dict()
         # An epoch that ends after a checkpoint is loaded has no metric of its own.
         checkpoint["metrics"] = {n: float(v) for n, v in self.trainer.callback_metrics.items()}
 
@@ -43,7 +40,6 @@ class SavedState(LightningModule):
 
         Raises:
             ValueError: When the schedule is another than that of the checkpoint, or lr under one.
-            RequestError: When the checkpoint has something else where an execution began.
         """
         h: Any = self.hparams
         preprocessing = checkpoint.get(PREPROCESSING)
@@ -56,7 +52,6 @@ class SavedState(LightningModule):
             self.to(checkpoint["state_dict"]["weight"].dtype)
         elif self.trainer.state.fn == "fit":
             self._max_steps = hide_max_steps(self.trainer)
-        self._executions.load_state_dict(checkpoint.get("execution"))
         if states:
             check_same_schedule(checkpoint.get("hyper_parameters", {}), h)
         options = inspect.signature(torch.optim.SGD).parameters.keys() & h.keys()

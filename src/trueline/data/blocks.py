@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import SequentialSampler, TensorDataset
 
-from trueline.data.mixing import Numbers
 from trueline.data.order import RowOrder
-from trueline.data.spool import SpooledRows
+from trueline.data.spool import Spool, SpooledRows
 from trueline.errors import RequestError
 
 
 class Block(NamedTuple):
-    """Consecutive batches for one execution, told and not yet gathered.
+    """Consecutive batches whose steps the loop takes in one call. It fetches their rows by itself.
 
     Args:
         epoch: Of the first batch.
@@ -32,18 +32,19 @@ class Block(NamedTuple):
     batches: int
 
 
-class Run(NamedTuple):
-    """Consecutive places in the order of an epoch.
+class InOrder(RowOrder, SequentialSampler):
+    """The rows in order, in every epoch.
+
+    By this type Lightning knows that nothing is shuffled, which `overfit_batches` needs. It would
+    put a sampler of its own in the place of any other, and only a DataLoader takes that.
 
     Args:
-        epoch: Whose order it is.
-        start: The first one.
-        stop: The one after the last.
+        n_samples: Number of rows.
     """
 
-    epoch: int
-    start: int
-    stop: int
+    def __init__(self, n_samples: int) -> None:
+        RowOrder.__init__(self, n_samples, shuffle=False, seed=0)
+        SequentialSampler.__init__(self, range(n_samples))
 
 
 class BatchLoader:
@@ -60,8 +61,9 @@ class BatchLoader:
         order: The order of rows. Lightning finds it under the name `sampler`.
         rank: This process, from 0 to world_size − 1.
         world_size: Number of processes, ≥ 1.
-        joined: The rows of the dataset as one matrix `[x, 1, y]`, of which blocks are made.
-        largest: Its largest entry in magnitude.
+        matrix: Rows `[x, y]` or `[x, y, weight]` of the dataset, which the loop takes; an array, or
+            rows in a file. None where there is no such matrix.
+        largest: Largest entry of the matrix in magnitude.
 
     Attributes:
         ahead: When set, how many batches to serve next as one `Block`, given the epoch and the
@@ -85,11 +87,11 @@ class BatchLoader:
         order: RowOrder,
         rank: int = 0,
         world_size: int = 1,
-        joined: Tensor | None = None,
+        matrix: NDArray[Any] | Spool | None = None,
         largest: float = 0.0,
     ) -> None:
         self.dataset = dataset
-        self.joined = joined
+        self.matrix = matrix
         self.largest = largest
         self.batch_size = batch_size
         self.sampler = order
@@ -146,31 +148,20 @@ class BatchLoader:
     def _batch(self, epoch: int, k: int) -> tuple[Tensor, ...]:
         at = self.share(k)
         if isinstance(self.dataset, SpooledRows):
-            spool = self.dataset.spool
-            out = torch.empty(at.stop - at.start, spool.width, dtype=spool.dtype)
-            return self.dataset.split(self.sampler.take(spool, epoch, at.start, at.stop, out))
+            numbers = self.sampler.rows(epoch, at.start, at.stop)
+            return self.dataset.split(self.dataset.spool.rows(numbers))
         if not self.sampler.shuffle and at == slice(0, len(self.dataset)):
             return self.dataset.tensors
-        rows = self.sampler.rows(epoch, at.start, at.stop) if self.sampler.shuffle else at
+        rows: Any = at
+        if self.sampler.shuffle:
+            rows = torch.from_numpy(self.sampler.rows(epoch, at.start, at.stop))
         return tuple(tensor[rows] for tensor in self.dataset.tensors)
-
-    @property
-    def is_joined(self) -> bool:
-        """Whether there are rows `[x, 1, y]`, of which executions are made."""
-        return self.joined is not None or isinstance(self.dataset, SpooledRows)
 
     def example(self) -> tuple[Tensor, ...]:
         """Return a batch of one row."""
         if isinstance(self.dataset, SpooledRows):
             return self.dataset.split(self.dataset.spool.rows(np.zeros(1, np.int64)))
         return tuple(tensor[:1] for tensor in self.dataset.tensors)
-
-    def to_end_of_pool(self, batch: int) -> int:
-        """Return how many batches there are until other rows of a file must come into memory."""
-        rows, first = len(self.dataset), batch * self.batch_size
-        if isinstance(self.dataset, SpooledRows) and self.sampler.shuffle:
-            rows = min(rows, (first // self.sampler.pool + 1) * self.sampler.pool)
-        return -(-(rows - first) // self.batch_size)
 
     def share(self, k: int) -> slice:
         """Return where in the order this process finds its rows of batch k."""
@@ -180,53 +171,3 @@ class BatchLoader:
             first + rows * self.rank // self.world_size,
             first + rows * (self.rank + 1) // self.world_size,
         )
-
-    def groups(
-        self, epoch: int, batches: Numbers, per_epoch: int
-    ) -> Iterator[tuple[Any, slice | Run | Tensor]]:
-        """Return the rows of some batches, those of equal size together.
-
-        Args:
-            epoch: From whose first batch they are counted, on into later epochs.
-            batches: Their numbers, ascending.
-            per_epoch: Batches an epoch, which may be fewer than there are.
-
-        Returns:
-            For each size, which of the batches have it, and this process's rows in them, batch by
-            batch: a slice of consecutive rows, a run of the order, or a tensor of row numbers.
-        """
-        n, size = len(self.dataset), self.batch_size
-        full = n // size  # the batches from there on are short
-        first, last = int(batches[0]), int(batches[-1])
-        one_epoch = first // per_epoch == last // per_epoch
-        if one_epoch and last - first == len(batches) - 1 and self.world_size == 1:
-            begin, end = first % per_epoch, last % per_epoch + 1
-            for a, b in ((begin, min(end, full)), (max(begin, full), end)):
-                if a < b:
-                    run = Run(epoch + first // per_epoch, a * size, min(b * size, n))
-                    rows = run if self.sampler.shuffle else slice(run.start, run.stop)
-                    yield slice(a - begin, b - begin), rows
-            return
-        epochs, within = np.divmod(batches, per_epoch)
-        if isinstance(self.dataset, SpooledRows):
-            for k, batch in enumerate(within.tolist()):
-                mine = self.share(batch)
-                run = Run(epoch + int(epochs[k]), mine.start, mine.stop)
-                yield slice(k, k + 1), run if self.sampler.shuffle else mine
-            return
-        for of_this_size in (within < full, within >= full):
-            which = np.flatnonzero(of_this_size)
-            if len(which):
-                together = len(which) == which[-1] - which[0] + 1
-                at = slice(which[0], which[-1] + 1) if together else which
-                yield at, self._rows(epoch + epochs[which], within[which])
-
-    def _rows(self, epochs: Numbers, batches: Numbers) -> Tensor:
-        """Return the row numbers of batches of equal size, shape (n_batches, size)."""
-        share, first = self.share(int(batches[0])), int(batches[0]) * self.batch_size
-        mine = np.arange(share.start - first, share.stop - first)
-        places = (batches * self.batch_size)[:, None] + mine
-        # Ascending, so that those of an epoch lie together.
-        starts = np.flatnonzero(np.diff(epochs)) + 1
-        parts = zip(np.split(epochs, starts), np.split(places, starts), strict=True)
-        return torch.cat([self.sampler.at(int(of[0]), part) for of, part in parts])

@@ -12,10 +12,10 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from numpy.typing import ArrayLike
 from torch.utils.data import TensorDataset
 
-from trueline.data.blocks import BatchLoader
-from trueline.data.order import InOrder, RowOrder
+from trueline.data.blocks import BatchLoader, InOrder
+from trueline.data.order import RowOrder
 from trueline.data.problems import array_problems
-from trueline.data.spool import SpooledRows
+from trueline.data.spool import Spool, SpooledRows, columns
 from trueline.planning.rates import tuned
 from trueline.reference.solve import stable_lr
 from trueline.reference.triangle import Line, Triangle, triangle_of
@@ -63,7 +63,7 @@ class RegressionData(LightningDataModule):
         (3, 1, 2)
     """
 
-    joined: torch.Tensor | None
+    matrix: np.ndarray | Spool
     spooled: SpooledRows | None
 
     def __init__(
@@ -84,20 +84,20 @@ class RegressionData(LightningDataModule):
             targets = targets[:, 0]
         if wrong := array_problems(features, targets, weights, batch_size, seed):
             raise ValueError("; ".join(wrong))
-        self.joined, self.spooled = _joined(features, targets), None
-        n_features = features.shape[1]
+        self.matrix, self.spooled = _joined(features, targets, weights), None
+        n_features, n_targets = features.shape[1], targets[0].size
         # Copies: what the caller does to the arrays later must not change the training.
-        if features.dtype == targets.dtype == self.joined.numpy().dtype:
-            self.X = self.joined[:, :n_features]
-            self.y = self.joined[:, n_features + 1 :].view(-1, *targets.shape[1:])
+        if features.dtype == targets.dtype == self.matrix.dtype:
+            X, y, _ = columns(self.matrix, n_features, n_targets)
+            self.X, self.y = torch.from_numpy(X), torch.from_numpy(y)
         else:
             self.X = torch.from_numpy(np.array(features, order="C"))
             self.y = torch.from_numpy(np.array(targets, order="C"))
         self.sample_weight = None if weights is None else torch.from_numpy(np.array(weights))
         self.serve(
             len(features),
-            float(max(self.joined.max(), -self.joined.min())),
-            (n_features, 1 if targets.ndim == 1 else targets.shape[1]),
+            float(max(self.matrix.max(), -self.matrix.min())),
+            (n_features, n_targets),
             batch_size,
             RowOrder(len(features), True, seed) if shuffle else InOrder(len(features)),
         )
@@ -247,8 +247,9 @@ class RegressionData(LightningDataModule):
         """Bytes that the rows take in memory."""
         if self.spooled is not None:
             return self.order.pool * self.spooled.spool.row_bytes
-        tensors = (t for t in (self.joined, self.X, self.y, self.sample_weight) if t is not None)
-        return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
+        tensors = (t for t in (self.X, self.y, self.sample_weight) if t is not None)
+        storages = [t.untyped_storage() for t in (torch.from_numpy(self.matrix), *tensors)]
+        return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
     @cached_property
     def longest(self) -> float:
@@ -302,7 +303,7 @@ class RegressionData(LightningDataModule):
     def _loader(self, order: RowOrder, batch_size: int, shared: bool = True) -> BatchLoader:
         trainer = self.trainer if shared else None
         share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return BatchLoader(self.dataset, batch_size, order, *share, self.joined, self.largest)
+        return BatchLoader(self.dataset, batch_size, order, *share, self.matrix, self.largest)
 
 
 def line_of(module: LightningModule) -> Line:
@@ -311,15 +312,9 @@ def line_of(module: LightningModule) -> Line:
     return Line(named["weight"], named["bias"])
 
 
-def _joined(features: np.ndarray, targets: np.ndarray) -> torch.Tensor:
-    """Return rows `[x, 1, y]` in one floating dtype, to be read or gathered at once."""
-    targets = targets.reshape(len(targets), -1)
-    dtype = np.result_type(features, targets, np.float32)
-    n_features = features.shape[1]
-    joined = np.empty((len(features), n_features + 1 + targets.shape[1]), dtype)
-    joined[:, :n_features], joined[:, n_features], joined[:, n_features + 1 :] = (
-        features,
-        1,
-        targets,
-    )
-    return torch.from_numpy(joined)
+def _joined(features: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Return rows `[x, y]` or `[x, y, weight]` in one floating dtype, as one matrix."""
+    parts = [features, targets.reshape(len(targets), -1)]
+    if weights is not None:
+        parts.append(weights[:, None])
+    return np.concatenate(parts, axis=1, dtype=np.result_type(*parts, np.float32))

@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from trueline.data.blocks import BatchLoader
+from trueline.data.blocks import BatchLoader, InOrder
 from trueline.data.datamodule import ROWS_AT_ONCE, RegressionData
 from trueline.data.memory import bytes_for_rows
 from trueline.data.mixing import mixing
-from trueline.data.order import InOrder, RowOrder
+from trueline.data.order import RowOrder
 from trueline.data.problems import serving_problems
 from trueline.data.spool import Spool, SpooledRows, columns
 from trueline.errors import RequestError
@@ -31,7 +31,7 @@ POOL_BYTES = 2**27
 
 
 class Gathered:
-    """Rows `[x, 1, y]`, or `[x, 1, y, weight]`.
+    """Rows `[x, y]`, or `[x, y, weight]`.
 
     Args:
         n_features: Columns of x.
@@ -49,7 +49,7 @@ class Gathered:
         >>> rows = Gathered(1, 1, False, np.dtype("float64"))
         >>> rows.append(np.array([[2.0], [3.0]]), np.array([[5.0], [7.0]]))
         >>> len(rows), next(rows.chunks()).tolist()
-        (2, [[2.0, 1.0, 5.0], [3.0, 1.0, 7.0]])
+        (2, [[2.0, 5.0], [3.0, 7.0]])
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Gathered:
     @property
     def row_bytes(self) -> int:
         """Bytes of a row."""
-        width = self.n_features + 1 + self.n_targets + self.weighted
+        width = self.n_features + self.n_targets + self.weighted
         return width * self.dtype.itemsize
 
     def append(self, X: Array, y: Array, weight: Array | None = None) -> None:
         """Add rows: X of shape (n, n_features), y (n, n_targets), weight (n,)."""
         n, f = X.shape
-        rows = np.ones((n, self.row_bytes // self.dtype.itemsize), self.dtype)
-        rows[:, :f], rows[:, f + 1 : f + 1 + self.n_targets] = X, y
+        rows = np.empty((n, self.row_bytes // self.dtype.itemsize), self.dtype)
+        rows[:, :f], rows[:, f : f + self.n_targets] = X, y
         if weight is not None:
             rows[:, -1] = weight
         self._add(rows)
@@ -91,7 +91,7 @@ class Gathered:
     def _add(self, rows: Array) -> None:
         self._bytes += rows.nbytes
         if self.spool is None and self._bytes > self.in_memory:
-            self.spool = Spool(rows.shape[1], torch.from_numpy(rows[:0]).dtype)
+            self.spool = Spool(rows.shape[1], rows.dtype)
             for part in self._parts:
                 self.spool.append(part)
             self._parts = []
@@ -103,7 +103,7 @@ class Gathered:
     def chunks(self) -> Iterator[Array]:
         """Return all rows, some at a time; good until the next are asked for."""
         if self.spool is not None:
-            yield from (rows.numpy() for _, rows in self.spool.chunks())
+            yield from (rows for _, rows in self.spool.chunks())
             return
         for part in self._parts:
             for first in range(0, len(part), ROWS_AT_ONCE):
@@ -137,18 +137,13 @@ class Gathered:
             for rows in self.chunks():
                 change(rows)
 
-    def joined(self) -> list[Array]:
-        """Return all rows, which are in memory, as `[x, 1, y]`, X, y, and weights if they have any.
-
-        X and y are parts of the first.
-        """
+    def matrix(self) -> Array | Spool:
+        """Return all rows, in memory or in a file."""
+        if self.spool is not None:
+            return self.spool
         if len(self._parts) != 1:
             self._parts = [np.concatenate(self._parts)]
-        joined, weights = self._parts[0], []
-        if self.weighted:
-            joined, weights = np.ascontiguousarray(joined[:, :-1]), [joined[:, -1].copy()]
-        X, y, _ = columns(joined, self.n_features, self.n_targets)
-        return [joined, X, y, *weights]
+        return self._parts[0]
 
     def as_dataset(self) -> SpooledRows | None:
         """Return the rows that are in a file; None where they are in memory."""
@@ -235,7 +230,7 @@ class GatheredData(RegressionData):
             shuffle: Whether each epoch visits the rows in an order of its own.
             seed: Seed of those orders, ≥ 0.
         """
-        self.spooled, self.joined = rows.as_dataset(), None
+        self.spooled, self.matrix = rows.as_dataset(), rows.matrix()
         n = len(rows)
         order: RowOrder = RowOrder(n, True, seed) if shuffle else InOrder(n)
         row = rows.row_bytes
@@ -246,9 +241,8 @@ class GatheredData(RegressionData):
             pool = segment * max(1, round(POOL_BYTES / row / segment))
             order = RowOrder(n, True, seed, pool, segment)
         if self.spooled is None:
-            self.joined, *batch = map(torch.from_numpy, rows.joined())
-            self.X, self.y = batch[:2]
-            self.sample_weight = batch[2] if rows.weighted else None
+            X, y, weight = columns(torch.from_numpy(self.matrix), rows.n_features, rows.n_targets)
+            self.X, self.y, self.sample_weight = X, y, weight
         if not rows.largest:
             rows.change_features(None)
         self._longest = rows.longest

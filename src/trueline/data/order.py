@@ -9,12 +9,9 @@ import itertools
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import SequentialSampler
+from numpy.typing import NDArray
 
 from trueline.data.mixing import Mixing, Numbers
-from trueline.data.spool import Spool
 
 FEW_ROWS = 2**16
 """Up to so many rows the order of an epoch is drawn as a whole, from all orders alike."""
@@ -23,8 +20,6 @@ POOL = 2**16
 SEGMENT = 8
 """Neighbours that come into the same pool. One batch of 32 in twenty has two of a segment, and
 hardly any has three."""
-WIDE = 512
-"""Bytes of a row from which on single rows are fetched as fast as segments are."""
 
 
 class RowOrder:
@@ -59,19 +54,19 @@ class RowOrder:
         self._drawn: tuple[int, Any] = -1, None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs: not what was drawn, and fetched of the rows."""
+        """Return what a copy needs: not the order that was drawn."""
         return {**vars(self), "_drawn": (-1, None)}
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next."""
         self.epoch = epoch
-        self._drawn = -1, None  # with what was fetched of the rows
+        self._drawn = -1, None
 
-    def rows(self, epoch: int, start: int = 0, stop: int | None = None) -> Tensor:
+    def rows(self, epoch: int, start: int = 0, stop: int | None = None) -> Numbers:
         """Return the row numbers of an epoch in its order, or of a part.
 
         Args:
-            epoch: From 0.
+            epoch: Number of the epoch, from 0.
             start: Place of the first row.
             stop: Place after the last one; that of all rows unless given.
 
@@ -79,54 +74,50 @@ class RowOrder:
             Shape (stop − start,), int64.
         """
         stop = self.n_samples if stop is None else stop
-        if not self.shuffle:
-            return torch.arange(start, stop)
-        return torch.from_numpy(self._of(epoch)[start:stop])
+        return self._of(epoch)[start:stop] if self.shuffle else np.arange(start, stop)
 
-    def at(self, epoch: int, places: Numbers) -> Tensor:
+    def at(self, epoch: int, places: Numbers) -> Numbers:
         """Return the row numbers at some places of an epoch's order.
 
         Args:
-            epoch: From 0.
-            places: Ascending, in any shape.
+            epoch: Number of the epoch, from 0.
+            places: Places, ascending, in any shape.
 
         Returns:
-            In that shape, int64.
+            Row numbers in that shape, int64.
         """
         if not self.shuffle:
-            return torch.from_numpy(places)
+            return places
         order = self._of(epoch)
         if isinstance(order, _Pools):
-            return torch.from_numpy(order.at(places.reshape(-1)).reshape(places.shape))
-        return torch.from_numpy(order[places])
+            return order.at(places.reshape(-1)).reshape(places.shape)
+        return order[places]  # type: ignore[no-any-return]
 
-    def take(
-        self, tensor: Tensor | Spool, epoch: int, start: int, stop: int, out: Tensor
-    ) -> Tensor:
-        """Put rows of a tensor, in the order of an epoch or of a part of it, into another.
+    @property
+    def pooled(self) -> bool:
+        """Whether rows are shuffled by pools, rather than all together."""
+        return self.shuffle and self.n_samples > min(FEW_ROWS, self.pool)
+
+    def fetch(self, rows: Any, epoch: int, pool: int, out: NDArray[Any]) -> Numbers:
+        """Put the rows of a pool into an array.
 
         Args:
-            tensor: With a row for each sample, contiguous; or a spool, whose rows are on the CPU.
-            epoch: Whose order it is.
-            start: Place of the first row.
-            stop: Place after the last one.
-            out: Of stop − start rows.
+            rows: All rows: an array, or rows in a file.
+            epoch: Number of the epoch, from 0.
+            pool: Number of the pool in that epoch, from 0.
+            out: Memory for the rows of a pool.
+
+        Returns:
+            Numbers of these rows within `out`, in the order of the epoch.
         """
-        order = self._of(epoch) if self.shuffle else None
-        if isinstance(tensor, Spool):
-            if isinstance(order, _Pools):
-                return order.take(tensor, start, stop, out)
-            return tensor.rows(self.rows(epoch, start, stop).numpy(), out)
-        if isinstance(order, _Pools) and tensor[0].nbytes < WIDE:
-            return order.take(tensor, start, stop, out)
-        rows = self.rows(epoch, start, stop).to(tensor.device, non_blocking=True)
-        return torch.index_select(tensor, 0, rows, out=out)
+        return self._of(epoch).fetch(rows, pool, out)  # type: ignore[no-any-return]
 
     def _of(self, epoch: int) -> Any:
         if self._drawn[0] != epoch:
-            few = self.n_samples <= min(FEW_ROWS, self.pool)
-            drawn: Any = _Pools(self.n_samples, self.seed, epoch, self.pool, self.segment)
-            if few:
+            drawn: Any
+            if self.pooled:
+                drawn = _Pools(self.n_samples, self.seed, epoch, self.pool, self.segment)
+            else:
                 drawn = np.random.default_rng((self.seed, epoch)).permutation(self.n_samples)
             self._drawn = epoch, drawn
         return self._drawn[1]
@@ -159,7 +150,6 @@ class _Pools:
         )
         self._within: dict[int, Mixing] = {}
         self._numbers: tuple[int, Any] = -1, None
-        self._fetched: dict[int, tuple[int, Tensor | Spool, Tensor]] = {}
 
     def __getitem__(self, part: slice) -> Numbers:
         """Return consecutive row numbers."""
@@ -207,66 +197,31 @@ class _Pools:
         rows[loose >= 0] = self._loose[loose[loose >= 0]]
         return rows
 
-    def take(self, tensor: Tensor | Spool, start: int, stop: int, out: Tensor) -> Tensor:
-        """Fetch rows of a tensor by their segments, and mix them where they lie together."""
-        for pool in range(start // self._pool, -(-stop // self._pool)):
-            first = pool * self._pool
-            a, b = max(start - first, 0), min(stop - first, self._pool)
-            fetched = self._fetch(tensor, pool)
-            member = torch.from_numpy(self._mixing(pool).run(a, b)).to(fetched.device)
-            torch.index_select(fetched, 0, member, out=out[first + a - start : first + b - start])
-        return out
-
-    def _fetch(self, tensor: Tensor | Spool, pool: int) -> Tensor:
-        """Return the rows of a pool, segment by segment."""
-        axes = len(tensor.shape)
-        held = self._fetched.get(axes)
-        if held is None or held[1] is not tensor:
-            shape = min(self._pool, self._n), *tensor.shape[1:]
-            place = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
-            held = -1, tensor, place
-        if held[0] != pool:
-            self._fill(held[2], tensor, pool * self._pool)
-            held = self._fetched[axes] = pool, tensor, held[2]
-        return held[2]
-
-    def _fill(self, place: Tensor, tensor: Tensor | Spool, begin: int) -> None:
-        """Fetch the rows of a pool that begins at a slot."""
-        size = self._segment
+    def fetch(self, rows: Any, pool: int, out: NDArray[Any]) -> Numbers:
+        """Put the rows of a pool into an array by their segments; return the order within it."""
+        size, begin = self._segment, pool * self._pool
         starts, loose = self._parts(begin)
         whole = size * len(starts)
-        end = begin + whole + len(loose)
-        if isinstance(tensor, Spool):
+        end = whole + len(loose)
+        if isinstance(rows, np.ndarray):
+            width = rows.shape[1]
+            of_segments = rows[self._offset : self._offset + self._in_segments]
+            np.take(
+                of_segments.reshape(-1, size * width),
+                (starts - self._offset) // size,
+                axis=0,
+                out=out[:whole].reshape(-1, size * width),
+                mode="clip",  # without a copy in between; no number is outside
+            )
+        else:
             for k, start in enumerate(starts.tolist()):
-                tensor.read(start, place[k * size : (k + 1) * size])
-            tensor.rows(loose, place[whole : end - begin])
-            return
-        if whole:
-            width = tensor[0].numel()
-            runs = tensor.as_strided((len(tensor) - size + 1, size * width), (width, 1))
-            by_segment = place[:whole].view(whole // size, -1)
-            torch.index_select(runs, 0, torch.from_numpy(starts).to(tensor.device), out=by_segment)
+                rows.read(start, out[k * size : (k + 1) * size])
         if len(loose):
-            numbers = torch.from_numpy(loose).to(tensor.device)
-            torch.index_select(tensor, 0, numbers, out=place[whole : end - begin])
+            out[whole:end] = rows[loose] if isinstance(rows, np.ndarray) else rows.rows(loose)
+        return self._mixing(pool).run(0, end)
 
     def _mixing(self, pool: int) -> Mixing:
         if pool not in self._within:
             size = min(self._pool, self._n - pool * self._pool)
             self._within[pool] = Mixing(size, np.random.default_rng((*self._key, pool)))
         return self._within[pool]
-
-
-class InOrder(RowOrder, SequentialSampler):
-    """The rows in order, in every epoch.
-
-    By this type Lightning knows that nothing is shuffled, which `overfit_batches` needs. It would
-    put a sampler of its own in the place of any other, and only a DataLoader takes that.
-
-    Args:
-        n_samples: Number of rows.
-    """
-
-    def __init__(self, n_samples: int) -> None:
-        RowOrder.__init__(self, n_samples, shuffle=False, seed=0)
-        SequentialSampler.__init__(self, range(n_samples))

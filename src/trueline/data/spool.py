@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 AT_ONCE = 2**22
 """Bytes that are read at once where all rows are."""
@@ -26,15 +25,13 @@ class Spool:
         dtype: Of the numbers.
 
     Example:
-        >>> spool = Spool(2, torch.float64)
+        >>> spool = Spool(2, np.dtype(np.float64))
         >>> spool.append(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
         >>> len(spool), spool.rows(np.array([2, 0])).tolist()
         (3, [[5.0, 6.0], [1.0, 2.0]])
     """
 
-    device = torch.device("cpu")
-
-    def __init__(self, width: int, dtype: torch.dtype) -> None:
+    def __init__(self, width: int, dtype: np.dtype[Any]) -> None:
         self._fd, path = tempfile.mkstemp(prefix="trueline-")
         weakref.finalize(self, os.close, self._fd)
         Path(path).unlink()
@@ -74,39 +71,41 @@ class Spool:
         self._write(self._n, rows)
         self._n += len(rows)
 
-    def read(self, start: int, out: Tensor) -> Tensor:
-        """Read consecutive rows into a tensor, and return it.
+    def read(self, start: int, out: NDArray[Any]) -> NDArray[Any]:
+        """Read consecutive rows into an array, and return it.
 
         Args:
             start: Number of the first.
-            out: Of as many rows as are read, shape (n, width), contiguous.
+            out: Array of as many rows as are read, shape (n, width), contiguous.
         """
-        self._read(start, out.numpy())
+        left, at = memoryview(out.reshape(-1)).cast("B"), start * self.row_bytes
+        while left:
+            n = os.preadv(self._fd, [left], at)
+            if not n:
+                raise OSError(f"expected {len(left)} more bytes of rows, found the end of the file")
+            left, at = left[n:], at + n
         return out
 
-    def rows(self, numbers: NDArray[np.int64], out: Tensor | None = None) -> Tensor:
+    def rows(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Return rows by their numbers.
 
         Args:
-            numbers: Shape (n,), in any order.
-            out: Where they are put; a new tensor unless given.
+            numbers: Row numbers, shape (n,), in any order.
 
         Returns:
             Shape (n, width), in the order of the numbers.
         """
-        if out is None:
-            out = torch.empty(len(numbers), self.width, dtype=self.dtype)
-        array = out.numpy()
+        out = np.empty((len(numbers), self.width), self.dtype)
         ends = (np.flatnonzero(np.diff(numbers) != 1) + 1).tolist()
         for start, stop in zip([0, *ends], [*ends, len(numbers)], strict=True):
             if start < stop:
-                self._read(int(numbers[start]), array[start:stop])
+                self.read(int(numbers[start]), out[start:stop])
         return out
 
-    def chunks(self) -> Iterator[tuple[int, Tensor]]:
+    def chunks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Return all rows, some at a time, with the number of the first; good until the next."""
         at_once = max(1, AT_ONCE // (self.width * self.dtype.itemsize))
-        held = torch.empty(min(at_once, self._n), self.width, dtype=self.dtype)
+        held = np.empty((min(at_once, self._n), self.width), self.dtype)
         for first in range(0, self._n, at_once):
             yield first, self.read(first, held[: self._n - first])
 
@@ -117,16 +116,7 @@ class Spool:
             function: Of some rows, shape (n, width), to those that take their place.
         """
         for first, rows in self.chunks():
-            self._write(first, function(rows.numpy()))
-
-    def _read(self, start: int, out: NDArray[Any]) -> None:
-        whole: Any = out.reshape(-1)
-        left, at = memoryview(whole).cast("B"), start * self.row_bytes
-        while left:
-            n = os.preadv(self._fd, [left], at)
-            if not n:
-                raise OSError(f"expected {len(left)} more bytes of rows, found the end of the file")
-            left, at = left[n:], at + n
+            self._write(first, function(rows))
 
     def _write(self, start: int, rows: NDArray[Any]) -> None:
         whole: Any = np.ascontiguousarray(rows).reshape(-1)
@@ -146,22 +136,22 @@ def columns(rows: Any, n_features: int, n_targets: int) -> tuple[Any, Any, Any]:
     """Return the columns of rows as X, y and weights, the last None where they have none: views.
 
     Args:
-        rows: `[x, 1, y]` or `[x, 1, y, weight]`, an array or a tensor.
+        rows: Rows `[x, y]` or `[x, y, weight]`.
         n_features: Columns of x.
         n_targets: Columns of y; a single one has no axis of its own.
 
     Example:
-        >>> columns(np.array([[2.0, 1.0, 5.0, 0.5]]), 1, 1)
+        >>> columns(np.array([[2.0, 5.0, 0.5]]), 1, 1)
         (array([[2.]]), array([5.]), array([0.5]))
     """
-    stop = n_features + 1 + n_targets
-    y = rows[:, n_features + 1 : stop]
+    stop = n_features + n_targets
+    y = rows[:, n_features:stop]
     weight = rows[:, stop] if rows.shape[1] > stop else None
     return rows[:, :n_features], y[:, 0] if n_targets == 1 else y, weight
 
 
 class SpooledRows(torch.utils.data.Dataset[Any]):
-    """The rows of a spool as a dataset: `[x, 1, y]`, or `[x, 1, y, weight]`.
+    """The rows of a spool as a dataset: `[x, y]`, or `[x, y, weight]`.
 
     Args:
         spool: That holds them.
@@ -173,7 +163,7 @@ class SpooledRows(torch.utils.data.Dataset[Any]):
         self.spool = spool
         self.n_features = n_features
         self.n_targets = n_targets
-        self.weighted = spool.width > n_features + 1 + n_targets
+        self.weighted = spool.width > n_features + n_targets
 
     def __len__(self) -> int:
         return len(self.spool)
@@ -181,9 +171,9 @@ class SpooledRows(torch.utils.data.Dataset[Any]):
     def blocks(self) -> Iterator[tuple[Any, Any, Any]]:
         """Return all rows as arrays X, y and weights or None, some at a time."""
         for _, rows in self.spool.chunks():
-            yield columns(rows.numpy(), self.n_features, self.n_targets)
+            yield columns(rows, self.n_features, self.n_targets)
 
-    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
+    def split(self, rows: NDArray[Any]) -> tuple[torch.Tensor, ...]:
         """Return rows as a batch: X, y, and weights where they have them."""
-        X, y, weight = columns(rows, self.n_features, self.n_targets)
+        X, y, weight = columns(torch.from_numpy(rows), self.n_features, self.n_targets)
         return (X, y) if weight is None else (X, y, weight)

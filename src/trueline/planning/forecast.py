@@ -8,7 +8,6 @@ from typing import Any
 from trueline.data import RegressionData
 from trueline.data.datamodule import line_of
 from trueline.errors import RequestError
-from trueline.executions.method import operations
 from trueline.module import LinearRegression
 from trueline.planning.closed_form import is_known
 from trueline.planning.convergence import CONVERGED_WITHIN, modes
@@ -98,9 +97,10 @@ def expected_seconds(data: RegressionData, h: Any, epochs: int) -> float:
     """
     loader = data.train_dataloader()
     numbers = data.n_samples * (data.n_features + 1 + data.n_targets)
-    # Full batches are read once for all steps.
-    passes = 1 if loader.batch_size >= data.n_samples else epochs
-    each = STEP + min(operations(h, loader)) * OPERATION
+    full_batch, width = loader.batch_size >= data.n_samples, data.n_features + 1 + data.n_targets
+    # Full batches are read once for all steps, which then take their moments.
+    passes = 1 if full_batch else epochs
+    each = STEP + OPERATION * width * (width if full_batch else 2 * loader.batch_size)
     return epochs * len(loader) * each + passes * numbers * 8 * BYTE
 
 

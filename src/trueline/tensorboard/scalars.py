@@ -9,9 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 
-from trueline.executions.execution import Execution
-from trueline.executions.rows import Rows
 from trueline.hooks import FewHooks
+from trueline.loop.state import StepResult
 from trueline.planning.closed_form import ClosedForm, closed_form, is_cheap
 from trueline.tensorboard.beside import constants, limits, rows_of, too_far
 from trueline.tensorboard.layout import layout
@@ -167,8 +166,8 @@ class Scalars(FewHooks):
         for logger in trainer.loggers if self._constants else ():
             logger.log_metrics(self._constants, trainer.global_step)
 
-    def watched_steps(self, rows: Rows, first: int, steps: int) -> NDArray[np.int64]:
-        """Return the steps of an execution before which the parameters are to be known."""
+    def watched_steps(self, first: int, steps: int) -> NDArray[np.int64]:
+        """Return the steps of the loop before which the parameters are to be known."""
         return landmarks(first, first + steps) - first
 
     def on_before_optimizer_step(
@@ -231,30 +230,24 @@ class Scalars(FewHooks):
         self._draw_at = ended + max(began - self._began, DRAWN_SHARE * (ended - began))
 
     def _log_points(
-        self, trainer: Trainer, pl_module: LightningModule, execution: Execution
+        self, trainer: Trainer, pl_module: LightningModule, result: StepResult
     ) -> None:
-        """Log the points of an execution that are due, and note where it led."""
-        points = execution.points
-        assert points is not None
+        """Log the points among the loop's steps that are due, and note where they led."""
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        first = trainer.global_step - execution.steps
+        first = trainer.global_step - result.steps
         of_entries = names(shapes(dict(pl_module.named_parameters())), self._columns)
         tags = [f"{group}/{name}" for group in ("parameters", "gradients") for name in of_entries]
         tags += [GRADIENT_NORM, "lr", "train/loss"]
+        due = (first + result.at) % every == 0
+        at, parameters, gradients = result.at[due], result.before[due], result.gradient[due]
         with np.errstate(over="ignore", invalid="ignore"):  # of a training that diverges
-            norms = np.linalg.norm(points.gradients, axis=1)
-        given = points.parameters, points.gradients, norms, points.lrs, points.losses
-        due = (first + points.steps) % every == 0
-        steps = (first + points.steps)[due]
-        rows = np.column_stack(given)[due].tolist()
-        log_points(trainer.loggers, tags, rows, steps.tolist())
-        self._note(steps, points.parameters[due])
-        self._walk.add(steps, points.parameters[due])
-        marks = landmarks(first, trainer.global_step) - first
-        for piece, at in execution.within(marks):
-            parameters = piece.states(at)[0].flatten(1).cpu().numpy()
-            self._walk.add(first + marks[: len(at)], parameters)
-            marks = marks[len(at) :]
+            norms = np.linalg.norm(gradients, axis=1)
+        rows = np.column_stack([parameters, gradients, norms, result.lrs[at], result.losses[at]])
+        log_points(trainer.loggers, tags, rows.tolist(), (first + at).tolist())
+        self._note(first + at, parameters)
+        self._walk.add(first + at, parameters)
+        marks = landmarks(first, trainer.global_step)
+        self._walk.add(marks, result.before[result.select(marks - first)])
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

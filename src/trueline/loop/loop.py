@@ -1,0 +1,97 @@
+"""Many steps of SGD in one call: from rows, or from moments where those are fewer numbers."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from trueline.loop import kernels
+from trueline.loop.moments import Moments
+from trueline.loop.rows import Rows
+from trueline.loop.state import WIDEST, Course, Float64, Numbers, Record, Rule, State, StepResult
+
+MOMENT_BYTES = 2**26
+"""Moments of steps that are held at once."""
+
+MomentsOfSteps = Callable[[int, int, int], Float64]
+"""Returns the means of `zᵀz` over the rows of steps, given epoch, first step and their number."""
+
+
+class Loop:
+    """Takes the steps of a training.
+
+    Args:
+        rows: Rows of the training, and their order.
+        moments: Moments of all rows, for full batches or the anchor of `of_steps`; None for steps
+            from rows.
+        of_steps: Moments of the rows of each step, where several processes share them; None where
+            this process has all rows.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        moments: Moments | None = None,
+        of_steps: MomentsOfSteps | None = None,
+    ) -> None:
+        self.rows = rows
+        self.moments = moments
+        self.of_steps = of_steps
+
+    def run(
+        self, state: State, rule: Rule, course: Course, epoch: int, step: int, at: Numbers
+    ) -> StepResult:
+        """Take consecutive steps, one for each learning rate of the course.
+
+        Args:
+            state: State before the first step; it is changed in place.
+            rule: The update rule.
+            course: Learning rate and momentum of each step.
+            epoch: Epoch of the first step, from 0.
+            step: Number of the first step in its epoch.
+            at: Steps whose states are to be known, from 0, ascending.
+        """
+        steps = len(course.lrs)
+        record = Record.of(steps, at, self.rows.shape.n_parameters)
+        known = self.rows.shape, state, rule, course, record
+        if self.moments is None:
+            taken = self._over_rows(epoch, step, steps, *known)
+        else:
+            taken = 0
+            for first, M in self._moments(epoch, step, steps):
+                n = min(steps - first, len(M) if self.of_steps else steps)
+                taken += (done := kernels.over_moments(M, self.moments.anchor, first, n, *known))
+                if done < n:
+                    break
+        anchor = None if self.moments is None else self.moments.anchor
+        return record.result(taken, course, anchor, state, self.rows.shape.n_targets)
+
+    @property
+    def of_all_rows(self) -> bool:
+        """Whether the same moments are those of each step."""
+        return self.moments is not None and self.of_steps is None
+
+    def _over_rows(self, epoch: int, step: int, steps: int, *known: object) -> int:
+        taken = 0
+        for piece in self.rows.pieces(epoch, step, steps):
+            taken += (done := kernels.over_rows(piece, *known))
+            if done < piece.complete:
+                break
+        return taken
+
+    def _moments(self, epoch: int, step: int, steps: int) -> Iterator[tuple[int, Float64]]:
+        """Return moments, and the number of the first step that they are for."""
+        assert self.moments is not None
+        if self.of_steps is None:
+            yield 0, self.moments.mean
+            return
+        width = self.moments.mean.shape[1]
+        at_once = max(1, MOMENT_BYTES // (8 * width**2))
+        for first in range(0, steps, at_once):
+            epochs, within = divmod(step + first, self.rows.steps_per_epoch)
+            yield first, self.of_steps(epoch + epochs, within, min(at_once, steps - first))
+
+
+def takes_moments(rows: Rows) -> bool:
+    """Return whether full batches are replaced by their moments: where those are fewer numbers."""
+    width = rows.shape.n_features + 1 + rows.shape.n_targets
+    return rows.full_batch and width <= min(WIDEST, max(rows.matrix.shape[0], 16))
