@@ -17,6 +17,10 @@ import numpy as np
 
 from trueline.loop.compiler import compiled, inlined
 
+AHEAD = 256
+"""Rows that are brought into the L1 cache before they are needed."""
+FEW_ROWS = 8
+"""Rows of a batch below which the processor would wait for each."""
 CLIP_OFFSET = 1e-6
 """torch's `clip_grad_norm_` adds it to the norm that it divides by."""
 
@@ -44,7 +48,11 @@ def over_rows(piece, shape, state, rule, course, record):
     losses, used_lrs, at, before, after, gradients, buffers, buffers_after = record
     D, n_batches, p = theta.dtype.type, bounds.size - 1, n_features + 1
     gradient, j = np.empty_like(theta), np.searchsorted(at, first)
+    # Rows of a larger batch are fetched at the same time anyhow.
+    ahead, seen = 0 if n_batches > numbers.size // FEW_ROWS else numbers.size, np.zeros(1)
     for k in range(n_batches):
+        if bounds[k + 1] > ahead:
+            ahead = touch(Z, origin, numbers, ahead, min(bounds[k + 1] + AHEAD, numbers.size), seen)
         if k > 0 or not opened:
             sums[:] = 0
             totals[:] = 0
@@ -76,7 +84,21 @@ def over_rows(piece, shape, state, rule, course, record):
     return n_batches
 
 
-@inlined
+@compiled
+def touch(Z, origin, numbers, start, stop, seen):
+    """Bring rows into the cache of this processor, all at the same time, before they are added.
+
+    They lie all over a pool, and another processor may have fetched it.
+    """
+    total = 0.0
+    for k in range(start, stop):
+        i = np.uint64(origin) + np.uint64(numbers[k])
+        total += Z[i, 0] + Z[i, Z.shape[1] - 1]
+    seen[0] = total  # else the compiler would leave this out
+    return stop
+
+
+@compiled
 def add_rows(Z, origin, numbers, start, stop, n_features, n_targets, weighted, unit, theta, sums, totals):
     """Add rows to the sums of a batch: residual·[x, 1] for the gradient, residual² and weights."""
     D, p = theta.dtype.type, n_features + 1
