@@ -16,15 +16,15 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from peers import LR, elsewhere, seconds_of_fit, straight_on
+from ours import draw, trueline
+from peers import LR, straight_on
 from peers import torch_loop as loop_without_waiting
 from reports import machine, number, publish
-from speed import draw, module
 from torch import Tensor
 
-from trueline.cli.lightning_cli import TruelineCLI
 from trueline.data import RegressionData
 
 BATCH_SIZES = (32, 256, 4096)
@@ -49,19 +49,9 @@ def wall(work: Callable[[], object], device: torch.device) -> float:
 
 def fit(data: RegressionData, device: torch.device, crosscheck: str, epochs: int) -> float:
     """Return the seconds of `trueline fit` without validation, to the end of the last step."""
-    options = {
-        "max_epochs": epochs,
-        "precision": "32-true",
-        "accelerator": "gpu" if device.type == "cuda" else "cpu",
-        "devices": 1,
-        "limit_val_batches": 0,
-        "log_every_n_steps": max(1, epochs * data.steps_per_epoch // 500),
-    }
-    typed = [f"--crosscheck={crosscheck}", *(f"--trainer.{n}={v}" for n, v in options.items())]
-    with elsewhere():
-        cli = TruelineCLI(typed, run=False)
-        steps = epochs * data.steps_per_epoch
-        return seconds_of_fit(cli.trainer, module(data.n_features), data, steps)[0]
+    accelerator = "gpu" if device.type == "cuda" else "cpu"
+    options: dict[str, Any] = {"accelerator": accelerator, "devices": 1}
+    return trueline(lambda: data, epochs, crosscheck=crosscheck, **options)[0]
 
 
 def epoch_more(data: RegressionData, device: torch.device, crosscheck: str) -> float:

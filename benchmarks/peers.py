@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,41 @@ def sgd_regressor(X: np.ndarray, y: np.ndarray, shuffle: bool) -> None:
     """Train scikit-learn's SGDRegressor for one epoch, a step a row."""
     options = {"penalty": None, "learning_rate": "constant", "eta0": LR, "shuffle": shuffle}
     SGDRegressor(max_iter=1, tol=None, random_state=0, **options).fit(X, y)
+
+
+def vowpal_wabbit(
+    X: np.ndarray, y: np.ndarray, some: tuple[int, int]
+) -> Callable[[], float] | None:
+    """Return a function with the seconds of Vowpal Wabbit's one pass over all rows.
+
+    It reads them in order from its own cache, which is made here, and takes a step a row.
+
+    Args:
+        X: Features.
+        y: Targets.
+        some: Few and many rows, from whose times that of all rows is taken on.
+
+    Returns:
+        None where Vowpal Wabbit is not installed.
+    """
+    if find_spec("vowpalwabbit") is None:
+        print("Vowpal Wabbit is not installed: left out; pip install vowpalwabbit", file=sys.stderr)
+        return None
+    from vowpalwabbit import Workspace
+
+    folder = tempfile.TemporaryDirectory()
+    options = f"--passes 1 --quiet --sgd -l {LR} --power_t 0 --initial_t 1"
+
+    def one_pass(n: int) -> None:
+        path = Path(folder.name) / f"{n}.txt"
+        Workspace(f"-d {path} --cache_file {path}.cache {options}").finish()
+
+    for n in some:
+        lines = zip(X[:n].tolist(), y[:n].tolist(), strict=True)
+        text = (f"{t} | " + " ".join(f"{j}:{x}" for j, x in enumerate(row)) for row, t in lines)
+        (Path(folder.name) / f"{n}.txt").write_text("\n".join(text) + "\n", "utf-8")
+        one_pass(n)  # makes the cache
+    return lambda: straight_on(lambda n: wall(lambda: one_pass(n)), *some, len(X))
 
 
 def reading(X: Tensor, y: Tensor) -> float:
