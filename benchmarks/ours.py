@@ -20,6 +20,7 @@ from trueline.cli.lightning_cli import TruelineCLI
 from trueline.cli.run_length import points_per_curve
 from trueline.data import DummyData, RegressionData
 from trueline.module import LinearRegression
+from trueline.results.report import Report
 from trueline.tensorboard import RunLogger, Scalars
 
 LINE = np.arange(1, 11, dtype=np.float32)
@@ -70,7 +71,8 @@ def trueline(
     with elsewhere():
         cli = TruelineCLI(options, run=False)
         line = module(rows.n_features, **(model or {}))
-        found = seconds_of_fit(cli.trainer, line, rows, steps)
+        before = [isinstance(c, Report) for c in cli.trainer.callbacks].index(True)  # type: ignore[attr-defined]
+        found = seconds_of_fit(cli.trainer, line, rows, steps, before)
     if type(rows) is RegressionData and rows.n_features == len(LINE) and steps >= 30_000:
         error = float((line.weight.detach() - torch.from_numpy(LINE)).abs().max())
         if not error < 0.5:

@@ -5,6 +5,7 @@ import io
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -71,13 +72,24 @@ def straight_on(seconds: Callable[[int], float], few: int, many: int, steps: int
     return before + (seconds(many) - before) * (steps - few) / (many - few)
 
 
-def seconds_of_fit(trainer: Trainer, model: LightningModule, data: Any, steps: int) -> list[float]:
-    """Return the seconds from the call of fit to the last step, and until it has returned.
+def seconds_of_fit(
+    trainer: Trainer, model: LightningModule, data: Any, steps: int, place: int = 0
+) -> list[float]:
+    """Time a training.
 
-    Then what the process held at most by the last step, in MB.
+    Args:
+        trainer: Trainer of the training.
+        model: Module that is trained.
+        data: Data that it is trained on.
+        steps: Number of steps that are expected.
+        place: Number of callbacks whose work at the end of the training counts.
+
+    Returns:
+        Seconds from the call of fit to the last step, and until it has returned; then what the
+        process held at most by the last step, in MB.
     """
     clock = Clock()
-    trainer.callbacks.insert(0, clock)  # type: ignore[attr-defined]
+    trainer.callbacks.insert(place, clock)  # type: ignore[attr-defined]
     start = time.perf_counter()
     trainer.fit(model, data)
     returned = time.perf_counter()
@@ -182,6 +194,24 @@ def sgd_regressor(X: np.ndarray, y: np.ndarray, shuffle: bool) -> None:
     """Train scikit-learn's SGDRegressor for one epoch, a step a row."""
     options = {"penalty": None, "learning_rate": "constant", "eta0": LR, "shuffle": shuffle}
     SGDRegressor(max_iter=1, tol=None, random_state=0, **options).fit(X, y)
+
+
+def pandas_and_sklearn(path: Path) -> float:
+    """Return the seconds of reading a CSV file and fitting its last column.
+
+    As a command is, it is a process of its own, and its imports do not count.
+    """
+    program = f"""
+import time
+import pandas
+from sklearn.linear_model import LinearRegression
+start = time.perf_counter()
+rows = pandas.read_csv({str(path)!r})
+LinearRegression().fit(rows.iloc[:, :-1], rows.iloc[:, -1])
+print(time.perf_counter() - start)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    return float(done.stdout)
 
 
 def vowpal_wabbit(

@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import torch
 from comparisons import ALONE, OURS, Run, Target, Work, timed
 from ours import COMMAND, RESULT, both, command, draw, scalars_alone, trueline
 from peers import (
     numpy_loop,
+    pandas_and_sklearn,
     reading,
     sgd_regressor,
     stock,
@@ -24,7 +23,6 @@ from peers import (
     wall,
 )
 from pyarrow import csv
-from sklearn.linear_model import LinearRegression as LeastSquares
 
 from trueline.data import DummyData, RegressionData, SyntheticData
 from trueline.reference import article
@@ -282,21 +280,17 @@ def csv_command(size: Size) -> Work:
     def path() -> Path:
         return Path(folder.name) / "rows.csv"
 
-    X, y = draw(size.csv_rows)
-    named: dict[str, np.ndarray] = {f"x{j}": x.astype(float) for j, x in enumerate(X.T)}
-    csv.write_csv(pa.table(named | {"y": y.astype(float)}), path())
+    data = SyntheticData(size.csv_rows)
+    named = {f"x{j}": x for j, x in enumerate(data.X.numpy().T)}
+    csv.write_csv(pa.table(named | {"y": data.y.numpy()}), path())
     peer = "pandas.read_csv and LinearRegression.fit"
-
-    def fitted() -> None:
-        rows = pd.read_csv(path())
-        LeastSquares().fit(rows.drop(columns="y"), rows["y"])
 
     def fit() -> dict[str, float]:
         return command("--data=TableData", f"--data.path={path()}", "--data.target=y")
 
     return Work(
         f"`trueline fit`: CSV of {size.csv_rows:,} x 10",
-        [fit, timed(peer, lambda: wall(fitted))],
+        [fit, timed(peer, lambda: pandas_and_sklearn(path()))],
         [Target(COMMAND, peer, share=2)],
     )
 

@@ -33,7 +33,9 @@ def reasons_of(module: LightningModule, X: Tensor) -> Reasons | None:
     if hasattr(data, "reasons"):
         found: Reasons | None = data.reasons(X, module)
         return found
-    off = X.isnan().any(dim=1).cpu().numpy() if X.is_floating_point() else np.zeros(len(X), bool)
+    if not X.sum().isnan():
+        return None  # all rows at once: row by row takes ten times as long
+    off = X.isnan().any(dim=1).cpu().numpy()
     return np.where(off, DIFFERS, "").astype(object) if off.any() else None
 
 

@@ -19,12 +19,10 @@ from trueline.cli.option_errors import one_line
 from trueline.compare import check_request, compare
 from trueline.crosscheck.matrix import EPOCHS, available_settings, run_matrix
 from trueline.errors import CheckFailed, RequestError, explain, on_command_line
-from trueline.export.command import export
 from trueline.planning.convergence import CONVERGED_WITHIN
 from trueline.planning.forecast import forecast
 from trueline.results.report import Report
 from trueline.results.run_folder import claim_folder, next_folder
-from trueline.sweep.command import sweep
 from trueline.terminal.printing import to_whoever_reads
 
 LOST = r"gloo.*(?i:connection|timed out|timeout)|Connection (closed|reset) by peer|NCCL|TCPStore"
@@ -96,8 +94,12 @@ def _command(arguments: list[str]) -> None:
     elif arguments[0] == "plan":
         PlanCLI(arguments[1:]).plan()
     elif arguments[0] == "export":
+        from trueline.export.command import export  # which loads pyarrow
+
         export(arguments[1:])
     elif arguments[0] == "sweep":
+        from trueline.sweep.command import sweep
+
         sweep(arguments[1:])
     else:
         TruelineCLI(arguments)

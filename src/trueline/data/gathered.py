@@ -1,5 +1,6 @@
 """Rows that come a few at a time: in memory while they are few, in a file from there on."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -65,49 +66,61 @@ class Gathered:
         self.weighted = weighted
         self.dtype = dtype
         self.in_memory = bytes_for_rows() if in_memory == "auto" else in_memory
-        self._parts: list[Array] = []
-        self._bytes = 0
+        self._rows = np.empty((0, n_features + n_targets + weighted), dtype)
+        self._n = 0
         self.spool: Spool | None = None
         self.largest = self.longest = 0.0
 
     def __len__(self) -> int:
-        return len(self.spool) if self.spool is not None else sum(map(len, self._parts))
+        return self._n
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row."""
-        width = self.n_features + self.n_targets + self.weighted
-        return width * self.dtype.itemsize
+        return int(self._rows.shape[1]) * self.dtype.itemsize
+
+    def reserve(self, n_samples: int) -> None:
+        """Make room in memory, where so many rows may be held in it."""
+        if n_samples * self.row_bytes <= self.in_memory:
+            # What is not written to takes no memory.
+            larger = np.empty((n_samples, self._rows.shape[1]), self.dtype)
+            larger[: self._n] = self._rows[: self._n]
+            self._rows = larger
 
     def append(self, X: Array, y: Array, weight: Array | None = None) -> None:
         """Add rows: X of shape (n, n_features), y (n, n_targets), weight (n,)."""
-        n, f = X.shape
-        rows = np.empty((n, self.row_bytes // self.dtype.itemsize), self.dtype)
-        rows[:, :f], rows[:, f : f + self.n_targets] = X, y
-        if weight is not None:
-            rows[:, -1] = weight
-        self._add(rows)
+        f = self.n_features
+        with self.room(len(X)) as rows:
+            rows[:, :f], rows[:, f : f + self.n_targets] = X, y
+            if weight is not None:
+                rows[:, -1] = weight
 
-    def _add(self, rows: Array) -> None:
-        self._bytes += rows.nbytes
-        if self.spool is None and self._bytes > self.in_memory:
-            self.spool = Spool(rows.shape[1], rows.dtype)
-            for part in self._parts:
-                self.spool.append(part)
-            self._parts = []
-        if self.spool is None:
-            self._parts.append(rows)
-        else:
+    @contextlib.contextmanager
+    def room(self, n: int) -> Iterator[Array]:
+        """Take in rows that are written into the array at hand, shape (n, width), as they lie."""
+        first, end = self._n, self._n + n
+        if self.spool is None and end * self.row_bytes > self.in_memory:
+            self.spool = Spool(self._rows.shape[1], self.dtype)
+            self.spool.append(self._rows[:first])
+            self._rows = self._rows[:0].copy()
+        if self.spool is not None:
+            rows = np.empty((n, self._rows.shape[1]), self.dtype)
+            yield rows
             self.spool.append(rows)
+        else:
+            if end > len(self._rows):
+                most = self.in_memory // self.row_bytes
+                self.reserve(max(end, min(2 * len(self._rows), most)))
+            yield self._rows[first:end]
+        self._n = end
 
     def chunks(self) -> Iterator[Array]:
         """Return all rows, some at a time; good until the next are asked for."""
         if self.spool is not None:
             yield from (rows for _, rows in self.spool.chunks())
             return
-        for part in self._parts:
-            for first in range(0, len(part), ROWS_AT_ONCE):
-                yield part[first : first + ROWS_AT_ONCE]
+        for first in range(0, self._n, ROWS_AT_ONCE):
+            yield self._rows[first : min(first + ROWS_AT_ONCE, self._n)]
 
     def blocks(self) -> Iterator[tuple[Array, Array, Array | None]]:
         """Return all rows as X, y and weights, some at a time."""
@@ -139,11 +152,7 @@ class Gathered:
 
     def matrix(self) -> Array | Spool:
         """Return all rows, in memory or in a file."""
-        if self.spool is not None:
-            return self.spool
-        if len(self._parts) != 1:
-            self._parts = [np.concatenate(self._parts)]
-        return self._parts[0]
+        return self._rows[: self._n] if self.spool is None else self.spool
 
     def as_dataset(self) -> SpooledRows | None:
         """Return the rows that are in a file; None where they are in memory."""
@@ -165,13 +174,16 @@ class Gathered:
         names = [*counts, "train"]
         ends = np.cumsum(list(counts.values()))
         parts = {name: self._empty() for name in names}
+        for name, part in parts.items():
+            part.reserve(counts.get(name, len(self) - int(ends[-1])))
         order, first = mixing(len(self), seed), 0
         for rows in self.chunks():
             places = order.run(first, first + len(rows))
             which = np.searchsorted(ends, places, side="right")
             for k, name in enumerate(names):
                 if len(mine := rows[which == k]):
-                    parts[name]._add(mine)
+                    with parts[name].room(len(mine)) as its_rows:
+                        its_rows[:] = mine
             first += len(rows)
         return {name: part for name, part in parts.items() if len(part)}
 

@@ -108,10 +108,11 @@ class Report(FewHooks):
     def _write(self, trainer: Trainer, pl_module: LightningModule, error: str | None) -> None:
         if self._start is None:
             return  # it failed before training, so there is no result
+        seconds = self._seconds(self._start)  # without the making of this report
         self.result = result_of(trainer, pl_module) | {
             "val_loss": _val_loss(trainer) if self._validated_at == trainer.global_step else None,
             "epochs": self._epochs,
-            "seconds": self._seconds(self._start),
+            "seconds": seconds,
             "log_dir": os.path.normpath(self._log_dir) if self._log_dir else None,
             "error": error,
         }

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from trueline.results.run_folder import claim_folder, next_folder
@@ -109,6 +108,9 @@ class RunLogger(TensorBoardLogger):
         """
         if not any(run.glob("events.out.tfevents.*")):
             return
+        # Loading it takes 40 ms, which a run from the start needs not.
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
         events = EventAccumulator(str(run), size_guidance={"scalars": 0})
         events.Reload()
         for tag in events.Tags()["scalars"]:
