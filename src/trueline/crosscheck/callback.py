@@ -28,12 +28,13 @@ from trueline.crosscheck.refusals import refuse, refused_in_model, refused_setti
 from trueline.crosscheck.rows import RowCount, fingerprints, n_rows, same_kind
 from trueline.crosscheck.saved_state import restore, save, saved_in
 from trueline.crosscheck.served import Served
+from trueline.crosscheck.stack import chosen, stacks_of
 from trueline.crosscheck.step import Reference
-from trueline.crosscheck.trace import chosen, read
 from trueline.crosscheck.verdict import Failure
 from trueline.data.blocks import BatchLoader, Block
 from trueline.errors import RequestError
-from trueline.executions.rows import Rows
+from trueline.loop.rows import Rows
+from trueline.many_steps.rows import rows_of
 from trueline.module import LinearRegression
 from trueline.reference import SGD
 from trueline.reference.plateau import ReduceLROnPlateau
@@ -123,15 +124,17 @@ class CrossCheck(Callback):
         given = self.reference, self.optimizer, self.schedule
         return all(one is None for one in given)
 
-    def watched_steps(self, rows: Rows, first: int, steps: int) -> NDArray[np.int64]:
-        """Return which steps of an execution are compared, see `chosen`."""
+    def watched_steps(self, first: int, steps: int) -> NDArray[np.int64]:
+        """Return which steps of the loop are compared, see `chosen`."""
         began = 0 if self._resumed else self._recorder.first_step
-        return chosen(rows, first, steps, began)
+        assert self._served is not None
+        return chosen(self._served, first, steps, began)
 
     def _forget(self) -> None:
         self._outcome = Outcome(self.on_failure)
         self._resumed: dict[str, Any] = {}
         self._served: Served | None = None
+        self._rows: Rows | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier training."""
@@ -194,7 +197,8 @@ class CrossCheck(Callback):
             rows = training_rows(trainer, rows_dtype) if self.count_rows else None
             self._outcome.ledger = self._open_ledger(trainer, arrays, batch_idx > 0, rows)
             if isinstance(loader, BatchLoader):
-                self._served = Served(loader, int(trainer.num_training_batches))
+                window, per_epoch = trainer.accumulate_grad_batches, int(trainer.num_training_batches)
+                self._served = Served(loader, per_epoch, window, dtype)
         if moved := self._recorder.moved():
             self._outcome.fail(moved)
         self._observe(trainer)
@@ -219,7 +223,8 @@ class CrossCheck(Callback):
         if isinstance(batch, Block):
             self._enter_execution(trainer, pl_module, batch)
             return
-        self._check_orders(trainer, trainer.current_epoch, batch_idx, 1)
+        step = batch_idx // trainer.accumulate_grad_batches
+        self._check_orders(trainer, trainer.current_epoch, step, 1)
         if not self._recorder.end_batch(outputs):
             return
         assert self.ledger is not None
@@ -247,13 +252,13 @@ class CrossCheck(Callback):
         if type(pl_module) is LinearRegression:
             self.ledger.freeze(frozen)
 
-    def _check_orders(self, trainer: Trainer, epoch: int, batch: int, batches: int) -> None:
+    def _check_orders(self, trainer: Trainer, epoch: int, step: int, steps: int) -> None:
         """Check the order of the rows, where they are not counted by what was served."""
         ledger, served = self.ledger, self._served
         assert ledger is not None
         if ledger.rows is not None or served is None or not self.count_rows:
             return
-        self._fail_rows(trainer, epoch, served.check_orders(epoch, batch, batches))
+        self._fail_rows(trainer, epoch, served.check_orders(epoch, step, steps))
 
     def _fail_rows(self, trainer: Trainer, epoch: int, wrong: str | None) -> None:
         if wrong:
@@ -269,22 +274,28 @@ class CrossCheck(Callback):
         buffers, after, failures = self._recorder.end_execution(trainer.global_step)
         self._outcome.fail(*failures)
         ledger.settle()
-        self._follow_frozen(pl_module, ())  # else its steps would be single ones
-        rows = execution.pieces[0].span.rows  # type: ignore[union-attr, index]
-        compared = self.watched_steps(rows, first, execution.steps)  # type: ignore[union-attr, arg-type]
-        given = first, buffers, after, ledger.lr, compared
-        traces = list(read(served, execution, block, *given))  # type: ignore[arg-type]
-        for trace in traces:
-            ledger.enter_trace(trace)
+        self._follow_frozen(pl_module, self._recorder.frozen)
+        assert execution is not None
+        step = block.batch // trainer.accumulate_grad_batches
+        where = block.epoch, step, first
+        compared, expected = self.watched_steps(first, execution.steps), ledger.lr.of_steps
+        waits = self._interval == "step" and ledger.lr.waits
+        if waits:
+            along = ledger.lr.along(execution.losses)
+            expected = lambda numbers, epochs: along[numbers - first]  # noqa: E731
+        given = served, execution, where, (buffers, after), expected, compared
+        stacks = list(stacks_of(*given, ledger.judge.reference))
+        for stack in stacks:
+            ledger.enter_stack(stack)
         if ledger.rows is not None:
-            loader: Any = trainer.train_dataloader
-            whole = trainer.num_training_batches == len(loader)
-            ledger.count_rows(traces, whole, loader.batch_size >= len(loader.dataset))
-        elif not rows.full_batch:
-            taken = block._replace(batches=execution.steps)  # type: ignore[union-attr, arg-type]
-            self._check_orders(trainer, *taken)
-            self._fail_rows(trainer, block.epoch, served.misgathered(rows, *taken))
-        self._metric_due = self._interval == "step"
+            whole = trainer.num_training_batches == len(trainer.train_dataloader)  # type: ignore[arg-type]
+            ledger.count_rows(stacks, whole, served.full_batch)
+        elif not served.full_batch:
+            self._check_orders(trainer, block.epoch, step, execution.steps)
+            self._rows = self._rows or rows_of(trainer, pl_module)
+            wrong = served.misgathered(self._rows, block.epoch, step, execution.steps)
+            self._fail_rows(trainer, block.epoch, wrong)
+        self._metric_due = self._interval == "step" and not waits
         self._outcome.log(trainer)
         self._outcome.tell()
 

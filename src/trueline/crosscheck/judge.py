@@ -6,7 +6,6 @@ This knows no Lightning and no torch; `callback` brings it what training did.
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,14 @@ from numpy.typing import NDArray
 
 from trueline.crosscheck.layout import Layout
 from trueline.crosscheck.rows import n_rows
+from trueline.crosscheck.stack import Stack
 from trueline.crosscheck.step import Reference, Rule, Step
 from trueline.crosscheck.verdict import Quantity
 from trueline.errors import RequestError
-from trueline.reference import SGD, Clipping, LeastSquares
+from trueline.reference import SGD, Clipping, LeastSquares, moments
+from trueline.reference.linear import share_of
 from trueline.reference.rounding import (
+    DOUBLE,
     Arithmetic,
     gamma,
     step_bound,
@@ -28,8 +30,6 @@ from trueline.reference.running_error import bound_by_running
 
 Array = NDArray[np.float64]
 Parameters = Mapping[str, Array]
-STACKED = ("before", "gradient", "after", "buffer_after", "lr", "lrs")
-"""The arrays of a step that `judge_together` puts on top of those of other steps."""
 
 
 class Judge:
@@ -254,13 +254,11 @@ class Judge:
         pairs = zip(step(None), step(np.where(new, 0.0, buffer)), strict=True)
         return tuple(np.where(new, first, later) for first, later in pairs)
 
-    def can_judge_together(self, steps: list[Step]) -> bool:
-        """Return whether `judge_together` takes these steps: of equal shape, one batch each."""
+    def can_stack(self, steps: list[Step]) -> bool:
+        """Return whether `judge_stack` takes these steps: of equal shape, one batch each."""
         return (
             len(steps) > 0
             and type(self.reference) is LeastSquares
-            and self.clipping is None
-            and not self.untrained
             and self.arithmetic.uniform
             and all(len(s.parts) == 1 and s.divisor == 1 and not s.skipped for s in steps)
             and len({len(s.parts[0].batch[0]) for s in steps}) == 1
@@ -268,30 +266,63 @@ class Judge:
             and (steps[0].buffer is None) == (steps[-1].buffer is None)
         )
 
-    def judge_together(self, steps: list[Step]) -> list[Quantity]:
+    def judge_stack(self, stack: Stack) -> list[Quantity]:
         """Do what `judge` does for many steps, whose comparisons are stacked.
 
         Each step is judged from the parameters before it, so none needs the one before.
         """
-        reference: Any = self.reference
-        arrays = {name: [getattr(step, name) for step in steps] for name in STACKED}
-        stack = SimpleNamespace(**{name: np.array(entries) for name, entries in arrays.items()})
-        stack.buffer = (
-            None if steps[0].buffer is None else np.array([step.buffer for step in steps])
-        )
-        batches = tuple(map(np.array, zip(*(step.parts[0].batch for step in steps), strict=True)))
-        losses, gradients, loss_bounds, bounds = reference.judge_steps(
-            self.layout.arrays(stack.before), batches, self.arithmetic
-        )
-        gradient, bound = self.layout.vector(gradients), self.layout.vector(bounds)
+        if stack.anchor is None:
+            found = self._by_residuals(stack)
+        else:
+            found = self._by_moments(stack)
+        losses, loss_bounds, gradient, bound = found
+        for name in self.untrained:
+            gradient[..., self.layout.slices[name]] = bound[..., self.layout.slices[name]] = 0
         refuse_unbounded(losses, loss_bounds)
         refuse_unbounded(gradient, bound)
-        found = np.array([step.parts[0].loss for step in steps])
         return [
-            Quantity("loss", found, losses, loss_bounds),
+            Quantity("loss", stack.losses, losses, loss_bounds),
             Quantity("gradient", stack.gradient, gradient, bound),
-            *self.updates(stack, gradient, bound),
+            *self.updates(stack, *self.clip(gradient, bound)),
         ]
+
+    def _by_residuals(self, stack: Stack) -> tuple[Array, Array, Array, Array]:
+        """Return losses, gradients and their bounds, where training took steps from rows."""
+        reference: Any = self.reference
+        batch = tuple(np.asarray(array, np.float64) for array in stack.batch)
+        losses, gradients, loss_bounds, bounds = reference.judge_steps(
+            self.layout.arrays(stack.before), batch, self.arithmetic
+        )
+        return losses, loss_bounds, self.layout.vector(gradients), self.layout.vector(bounds)
+
+    def _by_moments(self, stack: Stack) -> tuple[Array, Array, Array, Array]:
+        """Return losses, gradients and their bounds, where training took steps from moments."""
+        reference: Any = self.reference
+        X, y, *weights = stack.batch
+        n, shape = X.shape[1], (-1, X.shape[2] + 1, y.shape[2] if y.ndim > 2 else 1)
+        theta = stack.before.reshape(shape)
+        anchor = np.broadcast_to(stack.anchor, stack.before.shape).reshape(shape)
+        if stack.moments is None:
+            share = share_of(shape[2], n, *(np.asarray(w, np.float64) for w in weights))
+            found = moments.evaluate(
+                X, y.reshape(*y.shape[:2], -1), share[..., None] if weights else share, theta, anchor
+            )
+        else:
+            found = moments.evaluate_all_rows(stack.moments, theta, anchor)
+        # Of the moments that training used, and of those of the reference.
+        times = 1 if stack.moments is None else 2
+        bound = times * moments.gradient_bound(found, n, bool(weights), DOUBLE)
+        penalty = np.full(theta.shape[1:], 2 * reference.l2)
+        penalty[-1] = 0
+        pulled = penalty * np.abs(theta)
+        gradient, u = found.gradient + penalty * theta, self.arithmetic.parameters
+        bound = bound + gamma(4, u) * (np.abs(gradient) + bound + pulled)
+        sums = gamma((2 if weights else 1) * n + 2 * stack.before.shape[1] + 16, DOUBLE)
+        penalties = reference.l1 * np.abs(theta[:, :-1]) + reference.l2 * theta[:, :-1] ** 2
+        losses = found.loss + penalties.sum(axis=(1, 2))
+        loss_bound = (times + 1) * sums * found.loss_reach + gamma(shape[1] * shape[2] + 5, u) * losses
+        flat = (a.reshape(stack.before.shape) for a in (gradient, bound))
+        return losses, loss_bound, *flat
 
     def varied(self, **changes: Any) -> "Judge":
         """Return a judge that differs in some attributes, such as `clipping` or `arithmetic`."""
@@ -304,10 +335,7 @@ class Judge:
         """Return the gradient as it should be clipped, and the bound on its error."""
         if not self.clipping:
             return gradient, bound
-        bounds = self.clipping.rounding_bound(
-            {"": gradient}, {"": bound}, self.arithmetic.parameters
-        )
-        return self.clipping.clip({"": gradient})[""], bounds[""]
+        return self.clipping.clip_steps(gradient, bound, self.arithmetic.parameters)
 
 
 def _losses_of(step: Step) -> Array:

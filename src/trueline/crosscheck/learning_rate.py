@@ -72,6 +72,21 @@ class MeantLr:
         if isinstance(self.schedule, ReduceLROnPlateau):
             self._set([self.schedule.advance(state, metric) for state in self._plateaus])
 
+    def of_steps(self, steps: NDArray[np.int64], epochs: NDArray[np.int64]) -> Array:
+        """Return the learning rates of steps, given their numbers and epochs, (n, n_rules, 2)."""
+        if self.schedule is None or self.waits:
+            return np.repeat(self._latest[1][None], len(steps), axis=0)
+        pairs = zip(steps.tolist(), epochs.tolist(), strict=True)
+        return np.array([self.at(*pair) for pair in pairs])
+
+    def along(self, losses: Array) -> Array:
+        """Return the learning rate of each step, where the schedule waits for their losses."""
+        found = np.empty((len(losses), len(self.bases), 2))
+        for k, loss in enumerate(losses.tolist()):
+            found[k] = self._latest[1]
+            self.observe(loss)
+        return found
+
     def state_dict(self) -> list[list[float]]:
         """Return what cannot be worked out from the number of steps: where each plateau stands."""
         return [list(state) for state in self._plateaus]

@@ -13,12 +13,11 @@ import numpy as np
 from trueline.crosscheck.diagnosis import likely_cause
 from trueline.crosscheck.diagnosis.case import Case
 from trueline.crosscheck.judge import Judge
-from trueline.crosscheck.judge_trace import judge_trace
 from trueline.crosscheck.layout import Layout
 from trueline.crosscheck.learning_rate import MeantLr
 from trueline.crosscheck.rows import RowCount, fingerprints
+from trueline.crosscheck.stack import Stack, stack_of
 from trueline.crosscheck.step import Step
-from trueline.crosscheck.trace import Trace
 from trueline.crosscheck.verdict import Failure, Quantity, Tally
 
 AT_ONCE = 8
@@ -110,45 +109,50 @@ class Ledger:
         if early or self._steps >= MOST_STEPS or self._steps * self._numbers_each >= MOST_NUMBERS:
             self.settle()
 
-    @np.errstate(all="ignore")  # numbers of a training that diverges overflow
-    def enter_trace(self, trace: Trace) -> None:
-        """Judge steps that were composed, at once."""
+    def enter_stack(self, stack: Stack) -> None:
+        """Judge steps of the loop at once."""
         self.settle()
-        self.steps_checked += len(trace.numbers)
-        compared, gradient = judge_trace(self.judge, trace)
-        out = self.tally.add(compared, recent=False)
-        worst = np.zeros(len(trace.numbers))
-        for quantity in compared:
-            reported = quantity.kind in ("loss", "gradient")
-            at = trace.reported if reported else slice(None)
-            worst[at] = np.maximum(worst[at], self.tally.by_step(quantity))
-        self.tally.add_steps(trace.numbers, worst)
-        if out is None or self.first_failure:
-            return
-        k = int(np.argmax(worst > 1))
-        of_step = [_of_step(quantity, k, trace) for quantity in compared]
-        found = [quantity for quantity in of_step if quantity is not None]
-        self.first_failure = self._look(trace.step(k, gradient[k]), found, trace.has_rows)
+        self.steps_checked += len(stack.numbers)
+        failure = self._judge_stack(stack)
+        self.first_failure = self.first_failure or failure
 
-    def count_rows(self, traces: list[Trace], whole: bool, full_batch: bool) -> None:
+    @np.errstate(all="ignore")  # numbers of a training that diverges overflow
+    def _judge_stack(self, stack: Stack) -> Failure | None:
+        """Judge many steps; return the first failure among them."""
+        compared = self.judge.judge_stack(stack)
+        out = self.tally.add(compared, recent=False)
+        worst = np.max([self.tally.by_step(quantity) for quantity in compared], axis=0)
+        self.tally.add_steps(stack.numbers, worst)
+        if out is None:
+            return None
+        k = int(np.argmax(worst > 1))
+        of_step = [
+            Quantity(q.kind, *(np.atleast_1d(a[k]) for a in (q.found, q.expected, q.bound)), q.entries)
+            for q in compared
+        ]
+        if k:
+            self._earlier = stack.step(k - 1)
+        return self._look(stack.step(k), of_step, stack.moments is None)
+
+    def count_rows(self, stacks: list[Stack], whole: bool, full_batch: bool) -> None:
         """Count the rows of an execution, but leave the end of its last epoch to an `EpochEnd`.
 
         Args:
-            traces: Of all its steps.
+            stacks: All its steps.
             whole: Whether an epoch's steps serve all rows.
             full_batch: Whether each step does.
         """
         assert self.rows is not None
         wrong, epoch = None, 0
         if full_batch:
-            first, last = traces[0], traces[-1]
+            first, last = stacks[0], stacks[-1]
             epoch, more = int(first.epochs[0]), int(last.epochs[-1] - first.epochs[0])
             [rows] = _fingerprints(first)
             if more:
                 wrong = self.rows.repeat(rows, epoch, more, int(first.numbers[0]))
             self.rows.serve([rows], int(last.numbers[-1]))
         else:
-            served = sorted(entry for trace in traces for entry in _served(trace))
+            served = sorted(entry for stack in stacks for entry in _served(stack))
             epochs = [epoch for _, epoch, _, _ in served]
             for (number, epoch, _, rows), following in zip(
                 served, [*epochs[1:], epochs[-1]], strict=True
@@ -157,7 +161,7 @@ class Ledger:
                 if following != epoch and (wrong := self.rows.end_epoch(epoch, whole)):
                     break
         if wrong and self.first_failure is None:
-            step = self.rows.foreign_step or (int(traces[0].numbers[0]) if full_batch else number)
+            step = self.rows.foreign_step or (int(stacks[0].numbers[0]) if full_batch else number)
             self.first_failure = Failure(step, f"rows of epoch {epoch}", cause=wrong)
 
     def fail(self, failure: Failure) -> None:
@@ -197,11 +201,10 @@ class Ledger:
         taken = [step for step in steps if not step.skipped]
         self.steps_skipped += len(steps) - len(taken)
         self.steps_checked += len(taken)
-        together = self.judge.can_judge_together(steps)
-        # Only where one of them is out of its bound does it matter which.
-        if together and self.tally.add(self.judge.judge_together(steps)) is None:
+        if self.judge.can_stack(steps):
+            failure = self._judge_stack(stack_of(steps))
             self._earlier = steps[-1]
-            return None
+            return failure
         first: Failure | None = None
         for step in steps:
             failure = self._judge_step(step)
@@ -237,29 +240,16 @@ class Ledger:
         return Failure(step.number, name, found, expected, bound, ratio, cause)
 
 
-def _served(trace: Trace) -> Any:
+def _served(stack: Stack) -> Any:
     """Return number, epoch, place and fingerprints of each step; no two places are the same."""
-    numbers, epochs = trace.numbers.tolist(), trace.epochs.tolist()
-    return zip(numbers, epochs, range(len(numbers)), _fingerprints(trace), strict=True)
+    numbers, epochs = stack.numbers.tolist(), stack.epochs.tolist()
+    return zip(numbers, epochs, range(len(numbers)), _fingerprints(stack), strict=True)
 
 
-def _fingerprints(trace: Trace) -> Any:
+def _fingerprints(stack: Stack) -> Any:
     """Return those of the rows of each step, shape (n_steps or 1, n_rows)."""
-    X, y, *weights = (array.reshape(-1, *array.shape[2:]) for array in trace.batch)
-    return fingerprints((X, y, *weights)).reshape(len(trace.batch[0]), -1)
-
-
-def _of_step(quantity: Quantity, k: int, trace: Trace) -> Quantity | None:
-    """Return the comparison of one step, if it has one."""
-    if quantity.kind in ("loss", "gradient"):
-        at = np.flatnonzero(trace.reported == k)
-        if not len(at):
-            return None
-        k = int(at[0])
-    found, expected, bound = (
-        np.atleast_1d(getattr(quantity, name)[k]) for name in ("found", "expected", "bound")
-    )
-    return Quantity(quantity.kind, found, expected, bound, quantity.entries)
+    X, y, *weights = (array.reshape(-1, *array.shape[2:]) for array in stack.batch)
+    return fingerprints((X, y, *weights)).reshape(len(stack.batch[0]), -1)
 
 
 def quantity_name(kind: str, entry: int, layout: Layout, n_parts: int) -> str:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
 from trueline.crosscheck.layout import Layout
-from trueline.crosscheck.served import is_small
+from trueline.crosscheck.served import FEW_NUMBERS
 from trueline.reference.loss_scale import LossScale
 
 Array = NDArray[np.float64]
@@ -131,7 +131,7 @@ def training_rows(trainer: Trainer, dtype: torch.dtype | None = None) -> Any:
     if not isinstance(dataset, torch.utils.data.TensorDataset):
         return None
     if dtype is not None:
-        if not is_small(loader):
+        if sum(tensor.numel() for tensor in dataset.tensors) > FEW_NUMBERS:
             return None
         return tuple(np.float64(tensor.to(dtype).numpy()) for tensor in dataset.tensors)
     return batch_arrays(trainer.precision_plugin.convert_input(dataset.tensors))

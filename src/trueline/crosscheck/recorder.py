@@ -141,6 +141,7 @@ class Recorder:
         """
         before = self._buffers
         self.last, self._buffers = self._state.parameters(), self._state.buffers()
+        self.frozen = self._state.frozen()
         self.forget_window()
         failures = []
         if self._trainer.world_size > 1:

@@ -69,11 +69,11 @@ def over_rows(piece, shape, state, rule, course, record):
         scale = D(2) / size
         for e in range(theta.size):
             gradient[e] = scale * sums[e]
-        penalise(gradient, theta, n_targets, p, rule.l2)
+        complete(gradient, theta, free, n_targets, p, rule.l2)
         asked = j < at.size and at[j] == step
         if asked:
             before[j], gradients[j], buffers[j] = theta, gradient, buffer
-        clip(gradient, free, rule.clip_norm, rule.clip_value)
+        clip(gradient, rule.clip_norm, rule.clip_value)
         used_lrs[step] = lr = plateau[0] if plateau.size else lrs[step]
         update(theta, buffer, gradient, n_targets, p, lr, momenta[step], rule, free)
         if plateau.size:
@@ -170,11 +170,11 @@ def over_moments(moments, anchor, first, steps, shape, state, rule, course, reco
         losses[step] = loss
         if not np.isfinite(loss):
             return k
-        penalise(gradient, theta, n_targets, p, rule.l2)
+        complete(gradient, theta, free, n_targets, p, rule.l2)
         asked = j < at.size and at[j] == step
         if asked:
             before[j], gradients[j], buffers[j] = theta, gradient, buffer
-        clip(gradient, free, rule.clip_norm, rule.clip_value)
+        clip(gradient, rule.clip_norm, rule.clip_value)
         used_lrs[step] = lr = plateau[0] if plateau.size else lrs[step]
         update(theta, buffer, gradient, n_targets, p, lr, momenta[step], rule, free)
         if plateau.size:
@@ -186,13 +186,16 @@ def over_moments(moments, anchor, first, steps, shape, state, rule, course, reco
 
 
 @inlined
-def penalise(gradient, theta, n_targets, p, l2):
-    """Add the gradient of the L2 penalty, which leaves the biases out."""
+def complete(gradient, theta, free, n_targets, p, l2):
+    """Add the gradient of the L2 penalty, which leaves the biases out; 0 where θ is frozen."""
+    for e in range(theta.size):
+        if not free[e]:
+            gradient[e] = 0
     if l2 > 0:
         twice = theta.dtype.type(2 * l2)
         for t in range(n_targets):
             for e in range(t * p, t * p + p - 1):
-                gradient[e] += twice * theta[e]
+                gradient[e] += twice * theta[e] if free[e] else 0
 
 
 @compiled
@@ -235,14 +238,13 @@ def update(theta, buffer, gradient, n_targets, p, lr, momentum, rule, free):
 
 
 @inlined
-def clip(gradient, free, norm, value):
+def clip(gradient, norm, value):
     """Clip a gradient as torch does: by the norm of its entries together, or each entry."""
     D = gradient.dtype.type
     if norm > 0:
         squares = D(0)
         for e in range(gradient.size):
-            if free[e]:
-                squares += gradient[e] * gradient[e]
+            squares += gradient[e] * gradient[e]
         scale = D(norm) / (np.sqrt(squares) + D(CLIP_OFFSET))
         if scale < 1:
             for e in range(gradient.size):

@@ -20,13 +20,8 @@ def loop_of(trainer: Trainer, module: Any) -> Loop:
         trainer: Trainer at the start of its training.
         module: A LinearRegression that it trains.
     """
-    h, loader = module.hparams, trainer.train_dataloader
-    weighted = loader.matrix.shape[1] > h.n_features + h.n_targets
-    shape = Shape(h.n_features, h.n_targets, weighted, _unit(loader) if weighted else 1.0)
-    n = len(loader.dataset)
-    served = min(n, int(trainer.num_training_batches) * loader.batch_size)
-    window = loader.batch_size * trainer.accumulate_grad_batches
-    rows = Rows(loader.matrix, loader.sampler, shape, window, served)
+    loader, rows = trainer.train_dataloader, rows_of(trainer, module)
+    shape, n = rows.shape, len(loader.dataset)
     dtype = module.weight.detach().cpu().numpy().dtype
     rank, world_size = loader.rank, loader.world_size
     on_device = module.device.type == "cuda" and rows.in_memory
@@ -56,6 +51,16 @@ def loop_of(trainer: Trainer, module: Any) -> Loop:
         return np.ascontiguousarray(sums[:, :-1].reshape(-1, width, width) / sizes)
 
     return Loop(rows, moments, means)
+
+
+def rows_of(trainer: Trainer, module: Any) -> Rows:
+    """Return the rows of a training, see `loop_of`."""
+    h, loader = module.hparams, trainer.train_dataloader
+    weighted = loader.matrix.shape[1] > h.n_features + h.n_targets
+    shape = Shape(h.n_features, h.n_targets, weighted, _unit(loader) if weighted else 1.0)
+    served = min(len(loader.dataset), int(trainer.num_training_batches) * loader.batch_size)
+    window = loader.batch_size * trainer.accumulate_grad_batches
+    return Rows(loader.matrix, loader.sampler, shape, window, served)
 
 
 def _unit(loader: Any) -> float:

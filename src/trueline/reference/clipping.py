@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,40 +48,34 @@ class Clipping:
         scale = min(1.0, self.limit / (_norm(gradients) + NORM_OFFSET))
         return {name: np.asarray(scale * g) for name, g in gradients.items()}
 
-    def rounding_bound(
-        self, gradients: Mapping[str, Array], bounds: Mapping[str, Array], unit_roundoff: float
-    ) -> dict[str, Array]:
-        """Bound the error of the clipped gradients, given that of the gradients.
+    def clip_steps(self, gradients: Array, bounds: Array, unit_roundoff: float) -> tuple[Any, Any]:
+        """Clip the gradients of many steps at once, and bound the errors of what comes of it.
 
         By value, clipping brings no two numbers further apart. By norm, an error of ε in the norm t
         changes the scale c by at most `c·ε/(t − ε)`, and no scale is above 1.
 
         Args:
-            gradients: The reference's, before clipping.
-            bounds: On the errors of the judged gradients.
-            unit_roundoff: Of the arithmetic that is judged.
+            gradients: Gradient of each step as a vector, shape (..., n_entries).
+            bounds: Bounds on the errors of the judged gradients, in the same shape.
+            unit_roundoff: Unit roundoff of the arithmetic that is judged.
 
         Returns:
-            A bound for each gradient, entry by entry.
+            The clipped gradients, and a bound on the error of each entry.
         """
         if self.algorithm == "value":
-            return dict(bounds)
-        entries = sum(g.size for g in gradients.values())
-        norm, spread = _norm(gradients), _norm(bounds)
-        spread += gamma(entries + 4, unit_roundoff) * (norm + spread)
+            return np.clip(gradients, -self.limit, self.limit), bounds
+        norm = np.sqrt((gradients * gradients).sum(axis=-1, keepdims=True))
+        spread = np.sqrt((bounds * bounds).sum(axis=-1, keepdims=True))
+        spread += gamma(gradients.shape[-1] + 4, unit_roundoff) * (norm + spread)
+        scale = np.minimum(1.0, self.limit / (norm + NORM_OFFSET))
+        certain = norm > spread
+        change = np.minimum(1.0, scale * spread / np.where(certain, norm - spread, 1.0))
+        change = np.where(certain, change, 1.0)
+        wider = np.minimum(1.0, scale + change) * bounds
+        wider = wider + (change + gamma(3, unit_roundoff) * scale) * (np.abs(gradients) + bounds)
         # While the norm is certain to be below the limit, the scale is 1 on both sides.
-        if norm + spread + NORM_OFFSET < self.limit:
-            return dict(bounds)
-        scale = min(1.0, self.limit / (norm + NORM_OFFSET))
-        change = min(1.0, scale * spread / (norm - spread)) if norm > spread else 1.0
-        few = gamma(3, unit_roundoff)
-        return {
-            name: np.asarray(
-                min(1.0, scale + change) * bounds[name]
-                + (change + few * scale) * (np.abs(g) + bounds[name])
-            )
-            for name, g in gradients.items()
-        }
+        below = norm + spread + NORM_OFFSET < self.limit
+        return scale * gradients, np.where(below, bounds, wider)
 
 
 def _norm(arrays: Mapping[str, Array]) -> float:

@@ -1,9 +1,8 @@
-"""How far steps that were composed may be from the same steps one by one.
+"""How far steps from moments may be from the same steps by the residuals of their rows.
 
-Whoever composes K steps of SGD works with the moments `Zᵀ·diag(s)·Z` of each batch and with the
-deviation δ of the parameters from where the K steps began, instead of with residuals and
-parameters. What is compared stays one step: from the parameters before it, NumPy takes it by the
-residuals of its rows.
+The moments `Zᵀ·diag(s)·Z` of rows `z = [x, 1, r]`, r being residuals at an anchor θ₀, replace the
+rows of a step. What is compared is one step: NumPy takes it by the residuals of its rows, or for
+many rows by moments of its own.
 """
 
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ ROWS_AT_ONCE = 2**15
 """So that what is worked out of them stays in the processor's caches."""
 
 
-class Steps(NamedTuple):
+class Evaluation(NamedTuple):
     """The gradients of many steps, and what their rounding errors are in proportion to.
 
     Args:
@@ -36,7 +35,7 @@ class Steps(NamedTuple):
     gradient_reach: Array
 
 
-def evaluate(X: Array, y: Array, share: Array | float, parameters: Array, origin: Array) -> Steps:
+def evaluate(X: Array, y: Array, share: Array | float, parameters: Array, anchor: Array) -> Evaluation:
     """Evaluate the mean squared errors and gradients of many steps.
 
     Args:
@@ -44,7 +43,7 @@ def evaluate(X: Array, y: Array, share: Array | float, parameters: Array, origin
         y: Targets, shape (n_steps or 1, n_samples, n_targets).
         share: Of each residual in the mean: a number, or shape (n_steps or 1, n_samples, 1).
         parameters: Weight over bias before each step, shape (n_steps, n_features + 1, n_targets).
-        origin: θ₀, from which deviations are counted, in the shape of the parameters.
+        anchor: θ₀, from which deviations are counted, in the shape of the parameters.
 
     Example:
         >>> X, y = np.array([[[1.0], [2.0]]]), np.array([[[3.0], [5.0]]])
@@ -58,11 +57,11 @@ def evaluate(X: Array, y: Array, share: Array | float, parameters: Array, origin
         for first in range(0, X.shape[1], ROWS_AT_ONCE):
             some = slice(first, first + ROWS_AT_ONCE)
             part = share[:, some] if isinstance(share, np.ndarray) else share
-            parts.append(evaluate(X[:, some], y[:, some], part, parameters, origin))
-        return Steps(*(np.sum(sums, axis=0) for sums in zip(*parts, strict=True)))
+            parts.append(evaluate(X[:, some], y[:, some], part, parameters, anchor))
+        return Evaluation(*(np.sum(sums, axis=0) for sums in zip(*parts, strict=True)))
     X, y = X.astype(np.float64, copy=False), y.astype(np.float64, copy=False)
     steps, p, targets = parameters.shape
-    size = np.abs(origin) + np.abs(parameters - origin)
+    size = np.abs(anchor) + np.abs(parameters - anchor)
     if shared := len(X) == 1:
         # The steps as so many targets of one step: two large products in the place of many small.
         parameters, size = (
@@ -82,7 +81,7 @@ def evaluate(X: Array, y: Array, share: Array | float, parameters: Array, origin
         by_loss = [loss.reshape(steps, targets) for loss in by_loss]
         by_parameter = [g.reshape(p, steps, targets).transpose(1, 0, 2) for g in by_parameter]
     losses = [loss.sum(axis=1) for loss in by_loss]
-    return Steps(losses[0], by_parameter[0], losses[1], by_parameter[1])
+    return Evaluation(losses[0], by_parameter[0], losses[1], by_parameter[1])
 
 
 class Moments(NamedTuple):
@@ -125,7 +124,7 @@ def moments(parts: Iterable[tuple[Array, ...]]) -> Moments:
     return Moments(sums / (total * targets), targets)
 
 
-def evaluate_all_rows(known: Moments, parameters: Array, origin: Array) -> Steps:
+def evaluate_all_rows(known: Moments, parameters: Array, anchor: Array) -> Evaluation:
     """Evaluate many steps that take in all rows, from the moments of these.
 
     What rounding is in proportion to is not known row by row; by the inequality of Cauchy and
@@ -134,7 +133,7 @@ def evaluate_all_rows(known: Moments, parameters: Array, origin: Array) -> Steps
     Args:
         known: Of the rows.
         parameters: Weight over bias before each step, shape (n_steps, n_features + 1, n_targets).
-        origin: θ₀, from which deviations are counted, in the shape of the parameters.
+        anchor: θ₀, from which deviations are counted, in the shape of the parameters.
 
     Example:
         >>> known = moments([(np.array([[1.0], [2.0]]), np.array([[3.0], [5.0]]))])
@@ -148,9 +147,9 @@ def evaluate_all_rows(known: Moments, parameters: Array, origin: Array) -> Steps
     s = np.concatenate([parameters, minus_one], axis=1)
     products = known.second @ s
     length = np.sqrt(np.diag(known.second))
-    size = np.abs(origin) + np.abs(parameters - origin)
+    size = np.abs(anchor) + np.abs(parameters - anchor)
     reach = np.einsum("j,kjt->kt", length[:p], size) + length[p:]
-    return Steps(
+    return Evaluation(
         (s * products).sum(axis=(1, 2)),
         2 * products[:, :p],
         (reach * reach).sum(axis=1),
@@ -158,7 +157,7 @@ def evaluate_all_rows(known: Moments, parameters: Array, origin: Array) -> Steps
     )
 
 
-def gradient_bound(found: Steps, n_samples: int, weighted: bool, unit_roundoff: float) -> Array:
+def gradient_bound(found: Evaluation, n_samples: int, weighted: bool, unit_roundoff: float) -> Array:
     """Bound the rounding error of a gradient that comes from moments.
 
     An entry of the moments is a sum of so many products, each rounded where it is weighted; their
@@ -173,19 +172,3 @@ def gradient_bound(found: Steps, n_samples: int, weighted: bool, unit_roundoff: 
     p = found.gradient.shape[1]
     sums = gamma((2 if weighted else 1) * n_samples + 4, unit_roundoff)
     return (sums + gamma(p + 8, DOUBLE)) * found.gradient_reach
-
-
-def step_slack(size: Array, moved: Array, columns: int, unit_roundoff: float) -> Array:
-    """Bound by how much a composed step may miss its map.
-
-    After its refinement it does by the roundings of three products of a row of the map, of
-    `columns` entries, with a state.
-
-    Args:
-        size: What is added up in the state: |θ₀| + |δ| before and after the step.
-        moved: By how much the step may move it.
-        columns: Of the map.
-        unit_roundoff: Of the states; where they are not refined, that of float32, which is more
-            than the composition of some thousand steps in float64 loses.
-    """
-    return np.asarray(gamma(3 * columns + 12, DOUBLE) * (size + moved) + unit_roundoff * size)
