@@ -63,7 +63,6 @@ class RegressionData(LightningDataModule):
         (3, 1, 2)
     """
 
-    matrix: np.ndarray | Spool
     spooled: SpooledRows | None
 
     def __init__(
@@ -84,19 +83,20 @@ class RegressionData(LightningDataModule):
             targets = targets[:, 0]
         if wrong := array_problems(features, targets, weights, batch_size, seed):
             raise ValueError("; ".join(wrong))
-        self.matrix, self.spooled = _joined(features, targets, weights), None
+        matrix, self.spooled = _joined(features, targets, weights), None
         n_features, n_targets = features.shape[1], targets[0].size
         # Copies: what the caller does to the arrays later must not change the training.
-        if features.dtype == targets.dtype == self.matrix.dtype:
-            X, y, _ = columns(self.matrix, n_features, n_targets)
+        if features.dtype == targets.dtype == matrix.dtype:
+            X, y, _ = columns(matrix, n_features, n_targets)
             self.X, self.y = torch.from_numpy(X), torch.from_numpy(y)
         else:
             self.X = torch.from_numpy(np.array(features, order="C"))
             self.y = torch.from_numpy(np.array(targets, order="C"))
         self.sample_weight = None if weights is None else torch.from_numpy(np.array(weights))
+        self._keep(matrix)
         self.serve(
             len(features),
-            float(max(self.matrix.max(), -self.matrix.min())),
+            float(max(matrix.max(), -matrix.min())),
             (n_features, n_targets),
             batch_size,
             RowOrder(len(features), True, seed) if shuffle else InOrder(len(features)),
@@ -115,6 +115,20 @@ class RegressionData(LightningDataModule):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: not the Trainer."""
         return {**vars(self), "trainer": None}
+
+    def _keep(self, matrix: np.ndarray | Spool) -> None:
+        """Take the matrix of all rows, `[x, y]` or `[x, y, weight]`, in memory or in a file."""
+        self._matrix = matrix
+        self._joined_from = () if self.spooled else (self.X, self.y, self.sample_weight)
+
+    @property
+    def matrix(self) -> np.ndarray | Spool:
+        """All rows, `[x, y]` or `[x, y, weight]`; made anew where X, y or weights were replaced."""
+        if self.spooled is None:
+            parts = self.X, self.y, self.sample_weight
+            if any(part is not held for part, held in zip(parts, self._joined_from, strict=True)):
+                self._keep(_joined(*(None if p is None else p.numpy() for p in parts)))
+        return self._matrix
 
     @property
     def dataset(self) -> TensorDataset | SpooledRows:
@@ -248,7 +262,8 @@ class RegressionData(LightningDataModule):
         if self.spooled is not None:
             return self.order.pool * self.spooled.spool.row_bytes
         tensors = (t for t in (self.X, self.y, self.sample_weight) if t is not None)
-        storages = [t.untyped_storage() for t in (torch.from_numpy(self.matrix), *tensors)]
+        held = torch.from_numpy(self.matrix)
+        storages = [t.untyped_storage() for t in (held, *tensors)]
         return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
     @cached_property

@@ -242,7 +242,7 @@ class GatheredData(RegressionData):
             shuffle: Whether each epoch visits the rows in an order of its own.
             seed: Seed of those orders, ≥ 0.
         """
-        self.spooled, self.matrix = rows.as_dataset(), rows.matrix()
+        self.spooled, matrix = rows.as_dataset(), rows.matrix()
         n = len(rows)
         order: RowOrder = RowOrder(n, True, seed) if shuffle else InOrder(n)
         row = rows.row_bytes
@@ -253,8 +253,9 @@ class GatheredData(RegressionData):
             pool = segment * max(1, round(POOL_BYTES / row / segment))
             order = RowOrder(n, True, seed, pool, segment)
         if self.spooled is None:
-            X, y, weight = columns(torch.from_numpy(self.matrix), rows.n_features, rows.n_targets)
+            X, y, weight = columns(torch.from_numpy(matrix), rows.n_features, rows.n_targets)
             self.X, self.y, self.sample_weight = X, y, weight
+        self._keep(matrix)
         if not rows.largest:
             rows.change_features(None)
         self._longest = rows.longest

@@ -99,10 +99,10 @@ class ManySteps:
             taken = whole * steps_per_epoch or result.steps
             if not taken:
                 check_loss(module, torch.tensor(result.next_loss))
-            if taken < result.steps:
-                course = self._course(block.batch // window, taken, steps_per_epoch)
-                at = self._asked(taken)
-                result = self._loop.run(self._state(), self._rule(), course, *where, at)
+            # Again, for the state before the last of these steps.
+            course = self._course(block.batch // window, taken, steps_per_epoch)
+            at = self._asked(taken)
+            result = self._loop.run(self._state(), self._rule(), course, *where, at)
             batches = whole * per_epoch or min(taken * window, per_epoch - block.batch)
             block = block._replace(batches=batches)
             loader: Any = trainer.train_dataloader
