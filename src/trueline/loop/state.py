@@ -161,9 +161,10 @@ def as_parameters(vectors: Array, n_targets: int) -> Array:
     """
     if n_targets == 1:
         return vectors
-    by_target = vectors.reshape(*vectors.shape[:-1], n_targets, -1)
+    *front, size = vectors.shape
+    by_target = vectors.reshape(*front, n_targets, size // n_targets)
     weights, biases = by_target[..., :-1].swapaxes(-1, -2), by_target[..., -1]
-    return np.concatenate([weights.reshape(*vectors.shape[:-1], -1), biases], axis=-1)
+    return np.concatenate([weights.reshape(*front, size - n_targets), biases], axis=-1)
 
 
 class Record(NamedTuple):
