@@ -13,6 +13,8 @@ each signed index for a negative one. Arrays become local names before a loop, s
 tuple is counted as a reference each time. Functions within a step are inlined for the same reason.
 """
 
+import math
+
 import numpy as np
 
 from trueline.loop.compiler import compiled, inlined
@@ -23,6 +25,8 @@ FEW_ROWS = 8
 """Rows of a batch below which the processor would wait for each."""
 CLIP_OFFSET = 1e-6
 """torch's `clip_grad_norm_` adds it to the norm that it divides by."""
+LARGEST_UNIT = 126
+"""Exponent of the largest power of two that float32 holds together with its inverse."""
 
 
 @compiled
@@ -57,6 +61,8 @@ def over_rows(piece, shape, state, rule, course, record):
             sums[:] = 0
             totals[:] = 0
         start, stop = bounds[k], bounds[k + 1]
+        if weighted:
+            unit = unit_of(Z, origin, numbers, start, stop, sums, totals)
         add_rows(Z, origin, numbers, start, stop, n_features, n_targets, weighted, unit, theta, sums, totals)
         if k == n_batches - 1 and not closed:
             return k
@@ -96,6 +102,28 @@ def touch(Z, origin, numbers, start, stop, seen):
         total += Z[i, 0] + Z[i, Z.shape[1] - 1]
     seen[0] = total  # else the compiler would leave this out
     return stop
+
+
+@compiled
+def unit_of(Z, origin, numbers, start, stop, sums, totals):
+    """Return a power of two that brings the largest weight of a batch so far to about 1.
+
+    Of weights only proportions count, and float32 could not hold the products of small or large
+    ones. The sums of the batch so far are brought to the same unit.
+    """
+    top, last = 0.0, Z.shape[1] - 1
+    for k in range(start, stop):
+        top = max(top, Z[np.uint64(origin) + np.uint64(numbers[k]), last])
+    unit = math.ldexp(1.0, min(-math.frexp(top)[1], LARGEST_UNIT))
+    if totals[2] > 0:
+        unit = min(unit, np.float64(totals[2]))
+        smaller = totals.dtype.type(unit / totals[2])
+        for e in range(sums.size):
+            sums[e] *= smaller
+        totals[0] *= smaller
+        totals[1] *= smaller
+    totals[2] = unit
+    return unit
 
 
 @compiled
@@ -242,13 +270,13 @@ def clip(gradient, norm, value):
     """Clip a gradient as torch does: by the norm of its entries together, or each entry."""
     D = gradient.dtype.type
     if norm > 0:
-        squares = D(0)
+        squares = 0.0  # float32 does not hold the squares of all its numbers
         for e in range(gradient.size):
-            squares += gradient[e] * gradient[e]
-        scale = D(norm) / (np.sqrt(squares) + D(CLIP_OFFSET))
+            squares += np.float64(gradient[e]) * np.float64(gradient[e])
+        scale = norm / (np.sqrt(squares) + CLIP_OFFSET)
         if scale < 1:
             for e in range(gradient.size):
-                gradient[e] *= scale
+                gradient[e] *= D(scale)
     if value > 0:
         for e in range(gradient.size):
             gradient[e] = min(max(gradient[e], -D(value)), D(value))

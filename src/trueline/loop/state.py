@@ -69,7 +69,8 @@ class State(NamedTuple):
         buffer: Momentum buffers, in the same shape and dtype; nan where there is none yet.
         free: Which entries are trained, bool, shape (P,).
         sums: Gradient of a batch so far, shape (P,).
-        totals: Squared residuals and weights of a batch so far, shape (2,).
+        totals: Squared residuals and weights of a batch so far, and the unit of these weights,
+            shape (3,).
     """
 
     theta: Array
@@ -82,7 +83,7 @@ class State(NamedTuple):
     def of(cls, theta: Array, buffer: Array | None, free: NDArray[np.bool_]) -> "State":
         """Return the state of parameters and buffers, which are copied."""
         held = np.full_like(theta, np.nan) if buffer is None else buffer.astype(theta.dtype)
-        return cls(theta.copy(), held, free, np.zeros_like(theta), np.zeros(2, theta.dtype))
+        return cls(theta.copy(), held, free, np.zeros_like(theta), np.zeros(3, theta.dtype))
 
 
 class Course(NamedTuple):

@@ -1,0 +1,367 @@
+"""Trainings of the compiled loop, drawn over all options at once, and what should come of them.
+
+`expected` works each step out in NumPy, from the state that the loop says it started from, with the
+bounds of `trueline.reference.rounding`. Nothing of the loop but the name of its arguments is used.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+from trueline.data.order import RowOrder
+from trueline.data.spool import Spool
+from trueline.loop import loop as loops
+from trueline.loop import rows as pieces
+from trueline.loop.loop import Loop
+from trueline.loop.moments import Moments, of_steps
+from trueline.loop.rows import Rows
+from trueline.loop.state import Course, Rule, Shape, State, StepResult
+from trueline.many_steps.rows import SumsOnDevice
+from trueline.reference import moments as reference_moments
+from trueline.reference.clipping import Clipping
+from trueline.reference.linear import LeastSquares, share_of
+from trueline.reference.rounding import DOUBLE, FLOAT32, FLOAT64, gamma, step_bound
+from trueline.reference.sgd import SGD
+
+STEPS = 12
+
+
+@dataclass
+class Case:
+    """A training: its rows, their order, its options, and the way its steps are taken.
+
+    Args:
+        matrix: Rows `[x, y]` or `[x, y, weight]`.
+        shape: Columns of these rows.
+        order: Arguments of RowOrder.
+        batch_rows: Rows of a step.
+        n_served: Rows that an epoch serves.
+        in_file: Whether the rows are in a Spool.
+        rule: Update rule.
+        lrs: Learning rate of each step.
+        momenta: Momentum of each step.
+        plateau: Arguments of torch's ReduceLROnPlateau; None without.
+        theta: Parameters at the start, shape (n_features + 1, n_targets), weight over bias.
+        free: Which parameters are trained, in the same shape.
+        epoch: Epoch of the first step.
+        step: Number of the first step in its epoch.
+        way: `rows`, `moments` of all rows, moments `of steps` that processes share, or `device`.
+        world_size: Number of processes that share the moments.
+        chunk: Rows of a piece.
+        at_once: Steps whose moments are held at once.
+    """
+
+    matrix: Any
+    shape: Shape
+    order: dict[str, Any]
+    batch_rows: int
+    n_served: int
+    in_file: bool
+    rule: Rule
+    lrs: Any
+    momenta: Any
+    plateau: dict[str, Any] | None
+    theta: Any
+    free: Any
+    epoch: int
+    step: int
+    way: str
+    world_size: int
+    chunk: int
+    at_once: int
+
+    @property
+    def dtype(self) -> Any:
+        return self.theta.dtype
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.n_served // self.batch_rows)
+
+    def numbers(self, k: int) -> Any:
+        """Return the row numbers of step k, which the order of the epoch says."""
+        epoch, step = divmod(self.step + k, self.steps_per_epoch)
+        places = slice(step * self.batch_rows, min((step + 1) * self.batch_rows, self.n_served))
+        return RowOrder(**self.order).rows(self.epoch + epoch)[places]
+
+    def batch(self, k: int) -> tuple[Any, ...]:
+        """Return the rows of step k as X, y and weights, in the precision of the training."""
+        rows = self.matrix[self.numbers(k)].astype(self.dtype).astype(np.float64)
+        f, T = self.shape.n_features, self.shape.n_targets
+        found = rows[:, :f], rows[:, f : f + T], rows[:, f + T :].ravel()
+        return found if self.shape.weighted else found[:2]
+
+    def start(self) -> State:
+        theta = as_vector(self.theta)
+        return State.of(theta, None, as_vector(self.free))
+
+    def course(self, part: slice = slice(None), plateau: Any = None) -> Course:
+        """Return the learning rates of some steps; with the plateau as it stands, where given."""
+        if plateau is None:
+            plateau = np.empty(0) if self.plateau is None else as_plateau(**self.plateau)
+        return Course(self.lrs[part].copy(), self.momenta[part].copy(), plateau)
+
+    def loop(self) -> Loop:
+        order, matrix = RowOrder(**self.order), self.matrix
+        if self.in_file:
+            matrix = Spool(matrix.shape[1], matrix.dtype)
+            matrix.append(self.matrix)
+        rows = Rows(matrix, order, self.shape, self.batch_rows, self.n_served)
+        if self.way == "rows":
+            return Loop(rows)
+        if self.way == "moments":
+            return Loop(rows, shared_moments(rows, self.dtype, self.world_size))
+        moments, width = Moments(rows, self.dtype, (0, len(self.matrix))), self.matrix.shape[1]
+        width = self.shape.n_features + 1 + self.shape.n_targets
+
+        def means(*where: int) -> Any:
+            if self.way == "device":
+                like = torch.empty(0, dtype=torch.from_numpy(self.theta).dtype)
+                sums = SumsOnDevice(rows, moments.anchor, like)(*where)
+            else:
+                sums = sum(
+                    of_steps(rows, moments.anchor, self.dtype, where, rank, self.world_size)
+                    for rank in range(self.world_size)
+                )
+            M = sums[:, :-1].reshape(-1, width, width)
+            return M / (sums[:, -1, None, None] * self.shape.n_targets)
+
+        return Loop(rows, moments, means)
+
+    @contextlib.contextmanager
+    def small_pieces(self) -> Iterator[None]:
+        width = self.shape.n_features + 1 + self.shape.n_targets
+        with (
+            mock.patch.object(pieces, "CHUNK", self.chunk),
+            mock.patch.object(loops, "MOMENT_BYTES", self.at_once * 8 * width**2),
+        ):
+            yield
+
+    def run(self) -> StepResult:
+        """Take all steps in one call, and ask for all states."""
+        with self.small_pieces():
+            at = np.arange(len(self.lrs))
+            where = self.epoch, self.step
+            return self.loop().run(self.start(), self.rule, self.course(), *where, at)
+
+
+def shared_moments(rows: Rows, dtype: Any, world_size: int) -> Moments:
+    """Return the moments of all rows, each process adding up its share."""
+    n = rows.matrix.shape[0]
+    ends = [n * rank // world_size for rank in range(world_size + 1)]
+    sums: list[list[Any]] = [[] for _ in range(world_size)]
+
+    def run(rank: int) -> Moments:
+        """Be one process, up to the first sum that the others have not given yet."""
+        asked = iter(range(len(sums[rank]) + 1))
+
+        def add_up(mine: Any) -> Any:
+            k = next(asked)
+            if k == len(sums[rank]):
+                sums[rank].append(mine)
+                raise StopIteration
+            return np.sum([theirs[k] for theirs in sums], axis=0)
+
+        return Moments(rows, dtype, (ends[rank], ends[rank + 1]), add_up)
+
+    while True:
+        for rank in range(world_size):
+            try:
+                found = run(rank)
+            except StopIteration:
+                continue
+            if rank == world_size - 1:
+                return found
+
+
+def as_vector(by_parameter: Any) -> Any:
+    """Return weight over bias as the loop has them: target by target."""
+    return np.ascontiguousarray(by_parameter.T).ravel()
+
+
+def as_plateau(**options: Any) -> Any:
+    """Return where torch's ReduceLROnPlateau stands at the start, and its options."""
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    lr = options.pop("lr")
+    it = torch.optim.lr_scheduler.ReduceLROnPlateau(torch.optim.SGD([parameter], lr), **options)
+    sign = 1.0 if it.mode == "min" else -1.0
+    relative = it.threshold_mode == "rel"
+    better = (1 - sign * it.threshold, 0.0) if relative else (1.0, it.threshold)
+    state = [lr, it.best, it.num_bad_epochs, it.cooldown_counter]
+    return np.array(
+        [*state, sign, it.factor, it.patience, *better, it.cooldown, it.min_lrs[0], it.eps]
+    )
+
+
+def lrs_by_torch(losses: Any, lr: float, **options: Any) -> Any:
+    """Return the learning rates that torch's ReduceLROnPlateau gives steps of these losses."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options)
+    found = []
+    for loss in losses:
+        found.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(loss)
+    return np.array(found)
+
+
+@dataclass
+class Expected:
+    """A step as NumPy takes it: each value with a bound on the error of the loop's."""
+
+    loss: tuple[float, float]
+    gradient: tuple[Any, Any]
+    after: tuple[Any, Any]
+    buffer: tuple[Any, Any] | None
+
+
+def expected(case: Case, result: StepResult, k: int) -> Expected:
+    """Take step k from the state that the loop started it from."""
+    rule, shape = case.rule, (case.shape.n_features + 1, case.shape.n_targets)
+    theta = result.before[k].reshape(shape)
+    find = by_rows if result.anchor is None else by_moments
+    loss, gradient, bound = find(case, result, k, theta)
+    u = DOUBLE if case.dtype == np.float64 else FLOAT32.stored
+    gradient, bound = gradient * case.free, bound * case.free
+    clipped = gradient.ravel(), bound.ravel()
+    for limit, algorithm in ((rule.clip_norm, "norm"), (rule.clip_value, "value")):
+        if limit:
+            clipped = Clipping(limit, algorithm).clip_steps(*clipped, u)  # type: ignore[arg-type]
+    g, error = (a.reshape(shape) for a in clipped)
+    l1 = np.full(shape, rule.l1)
+    l1[-1] = 0
+    sgd = SGD(
+        *(result.lrs[k], case.momenta[k], rule.dampening, rule.nesterov and case.momenta[k] > 0),
+        weight_decay=rule.weight_decay,
+    )
+    held = np.full(shape, np.nan) if result.buffer is None else result.buffer[k].reshape(shape)
+    first, later = (
+        (*sgd.step(theta, g, buffer, l1), *step_bound(sgd, theta, g, error, buffer, u, l1=l1))
+        for buffer in (None, np.nan_to_num(held))
+    )
+    new = np.isnan(held)
+    after, after_bound = (np.where(new, first[i], later[i]) for i in (0, 2))
+    after, after_bound = np.where(case.free, after, theta), np.where(case.free, after_bound, 0)
+    buffer = None
+    if result.buffer is not None:
+        if not sgd.momentum:
+            buffer = held, np.zeros(shape)
+        else:
+            v, v_bound = (np.where(new, first[i], later[i]) for i in (1, 3))
+            buffer = np.where(case.free, v, np.nan), v_bound
+    return Expected(loss, (gradient, bound), (after, after_bound), buffer)
+
+
+def by_rows(case: Case, _: StepResult, k: int, theta: Any) -> tuple[Any, Any, Any]:
+    """Return the loss with its bound, the gradient and its bound, of steps from rows."""
+    arithmetic = FLOAT64 if case.dtype == np.float64 else FLOAT32
+    parameters, batch = {"weight": theta[:-1], "bias": theta[-1]}, case.batch(k)
+    plain, smooth = LeastSquares(), LeastSquares(l2=case.rule.l2)
+    loss = plain.loss_and_gradient(parameters, batch)[0]
+    loss_bound = plain.rounding_bound(parameters, batch, arithmetic)[0]
+    gradients = smooth.loss_and_gradient(parameters, batch)[1]
+    bounds = smooth.rounding_bound(parameters, batch, arithmetic)[1]
+    whole, allowed = (np.vstack([g["weight"], g["bias"]]) for g in (gradients, bounds))
+    return (float(loss), float(loss_bound)), whole, allowed
+
+
+def by_moments(case: Case, result: StepResult, k: int, theta: Any) -> tuple[Any, Any, Any]:
+    """Return the same of steps from moments, which are summed in float64 whatever is trained."""
+    X, y, *weights = case.batch(k)
+    n, T = y.shape
+    share = share_of(T, n, *weights)
+    anchor = result.anchor.reshape(theta.shape)  # type: ignore[union-attr]
+    found = reference_moments.evaluate(
+        *(X[None], y[None], share[None, :, None] if weights else share, theta[None], anchor[None])
+    )
+    u = DOUBLE if case.dtype == np.float64 else FLOAT32.stored
+    pulled = 2 * case.rule.l2 * np.vstack([theta[:-1], np.zeros((1, T))])
+    gradient = found.gradient[0] + pulled
+    bound = reference_moments.gradient_bound(found, n, bool(weights), DOUBLE)[0]
+    bound = bound + gamma(4, u) * (np.abs(gradient) + bound + np.abs(pulled))
+    sums = gamma(2 * n + 2 * theta.size + 16, DOUBLE)
+    loss = float(found.loss[0])
+    loss_bound = 2 * sums * float(found.loss_reach[0]) + gamma(2, u) * loss
+    return (loss, loss_bound), gradient, bound
+
+
+@st.composite
+def cases(draw: Any, way: str | None = None) -> Case:
+    """Draw a training over all options."""
+    way = way or draw(st.sampled_from(["rows", "rows", "moments", "of steps", "device"]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n, f, T = draw(st.integers(1, 40)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    full = way == "moments" or draw(st.integers(0, 4)) == 0
+    n_served = n if full or draw(st.booleans()) else draw(st.integers(1, n))
+    dtypes = st.sampled_from([np.float64, np.float32])
+    dtype, stored = draw(dtypes), draw(dtypes)
+    spread = draw(st.sampled_from([None, 0.3, 10.0, 30.0]))
+    X = rng.standard_normal((n, f)) + draw(st.sampled_from([0.0, 0.0, 3.0]))
+    X[:, :1] = 2 if draw(st.integers(0, 5)) == 0 else X[:, :1]  # a constant feature
+    y = X @ rng.standard_normal((f, T)) + rng.standard_normal((n, T))
+    w = np.empty((n, 0)) if spread is None else 10 ** rng.uniform(-spread, spread, (n, 1))
+    matrix = np.hstack([X, y, w]).astype(stored)
+    segment = draw(st.integers(1, 4))
+    pool = segment * draw(st.integers(1, 5)) if draw(st.booleans()) else 2**16
+    order = {"n_samples": n, "shuffle": draw(st.booleans()), "seed": draw(st.integers(0, 99))}
+    momentum = draw(st.sampled_from([0.0, 0.0, 0.5, 0.9]))
+    nesterov = momentum > 0 and draw(st.booleans())
+    strengths = st.sampled_from([0.0, 0.0, 0.02, 0.3])
+    clip = draw(st.sampled_from(["", "", "norm", "value"]))
+    limit = draw(st.sampled_from([0.01, 0.5, 3.0]))
+    lrs, momenta = np.full(STEPS, draw(st.sampled_from([0.001, 0.02]))), np.full(STEPS, momentum)
+    if draw(st.booleans()):
+        lrs = lrs * rng.integers(0, 3, STEPS)  # schedules may end at 0
+    if momentum and draw(st.booleans()):
+        momenta = momenta * rng.integers(0, 3, STEPS) / 2
+    plateau = None
+    if draw(st.integers(0, 3)) == 0:
+        plateau = {
+            "lr": lrs[0] or 0.01,
+            "mode": draw(st.sampled_from(["min", "max"])),
+            "threshold_mode": draw(st.sampled_from(["rel", "abs"])),
+            "threshold": draw(st.sampled_from([0.0, 0.1])),
+            "factor": 0.7,
+            **{name: draw(st.integers(0, 2)) for name in ("patience", "cooldown")},
+            "min_lr": draw(st.sampled_from([0.0, 0.008])),
+        }
+    free = np.ones((f + 1, T), bool)
+    frozen = draw(st.sampled_from(["", "", "weight", "bias"]))
+    if frozen:
+        free[slice(-1) if frozen == "weight" else -1] = False
+    batch_rows = n if full else draw(st.integers(1, n_served))
+    largest = float(matrix[:, -1].max())
+    unit = 1.0 if spread is None else float(2.0 ** -np.frexp(largest)[1])
+    return Case(
+        matrix=matrix,
+        shape=Shape(f, T, spread is not None, unit),
+        order={**order, "pool": pool, "segment": segment},
+        batch_rows=batch_rows,
+        n_served=n_served,
+        in_file=way != "device" and draw(st.booleans()),
+        rule=Rule(
+            dampening=draw(st.sampled_from([0.0, 0.3])) if momentum and not nesterov else 0.0,
+            nesterov=nesterov,
+            weight_decay=draw(strengths),
+            l1=draw(strengths),
+            l2=draw(strengths),
+            clip_norm=limit if clip == "norm" else 0.0,
+            clip_value=limit if clip == "value" else 0.0,
+        ),
+        lrs=lrs,
+        momenta=momenta,
+        plateau=plateau,
+        theta=rng.standard_normal((f + 1, T)).astype(dtype),
+        free=free,
+        epoch=draw(st.integers(0, 3)),
+        step=draw(st.integers(0, -(-n_served // batch_rows) - 1)),
+        way=way,
+        world_size=draw(st.integers(1, 3)),
+        chunk=draw(st.sampled_from([3, 7, 16, 2**16])),
+        at_once=draw(st.integers(1, 20)),
+    )
