@@ -4,6 +4,7 @@ This file imports neither torch nor Lightning before it knows that they are need
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -122,10 +123,23 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(each, before[each])
 
 
-def _run(arguments: list[str]) -> int:
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    """Import without others' deprecations, and without looking for garbage: half a second."""
+    collects = gc.isenabled()
+    gc.disable()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # while importing: others' deprecations
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        with _importing():
             from trueline.cli import commands
         commands.run(arguments)
         status = 0
