@@ -145,7 +145,7 @@ def test_plan_says_how_long_reading_took_where_it_has_measured_it() -> None:
     assert first.seconds is not None
     assert "read once in" in first.table()
     assert second.seconds is None
-    assert "600 bytes\n" in second.table()
+    assert "480 bytes\n" in second.table()
 
 
 def converged_after(
@@ -312,8 +312,7 @@ def test_expected_time_grows_with_rows_and_epochs(batch_size: int | None) -> Non
     def data(n: int) -> RegressionData:
         return RegressionData(np.ones((n, 10)), np.ones(n), batch_size)
 
-    h, swinging = (LinearRegression(n_features=10, momentum=m).hparams for m in (0.0, 0.9))
-    one = expected_seconds(data(10_000), h, 100)
-    assert expected_seconds(data(10_000), swinging, 100) > one > 0
-    assert expected_seconds(data(100_000), h, 100) > (5 if batch_size else 1) * one
-    assert expected_seconds(data(10_000), h, 1000) > 2 * one
+    one = expected_seconds(data(10_000), 100)
+    assert one > 0
+    assert expected_seconds(data(100_000), 100) > (5 if batch_size else 1) * one
+    assert expected_seconds(data(10_000), 1000) > 2 * one

@@ -24,9 +24,9 @@ ROOM = 1.02
 """How many times the epochs that are needed a training gets: rounding may cost it some."""
 MOST_EPOCHS = 1_000_000
 """Of a training whose length the data decides; the plan advises what would be shorter."""
-STEP, OPERATION, BYTE = 2e-6, 2e-11, 4e-10
-"""Seconds that a step takes with its cross-check, that an operation of it does, and that a byte of
-the rows does in an epoch: on a machine with two cores."""
+STEP, OPERATION, BYTE = 2e-6, 2e-10, 4e-10
+"""Seconds for a step with its cross-check, for a product and a sum in it, and for a byte of the
+rows in an epoch; measured on a machine with two cores."""
 BATCHED_EPOCHS = 10
 """Of a training by mini-batches: it comes near the line in few passes, and then wanders."""
 
@@ -62,7 +62,7 @@ def forecast(data: Any, model: LinearRegression, accuracy: float = CONVERGED_WIT
     epochs = plan.trainings["asked"].epochs
     if epochs is None:
         return plan
-    return replace(plan, training_seconds=expected_seconds(data, h, epochs))
+    return replace(plan, training_seconds=expected_seconds(data, epochs))
 
 
 def _rows(data: Any) -> Triangle:
@@ -84,24 +84,22 @@ def _as_asked(data: Any, model: LinearRegression, accuracy: float) -> Training:
     return as_asked(_rows(data), line_of(model), model.hparams, data.batch_size, accuracy)
 
 
-def expected_seconds(data: RegressionData, h: Any, epochs: int) -> float:
+def expected_seconds(data: RegressionData, epochs: int) -> float:
     """Return about how long a training takes: its operations, at the pace of an ordinary machine.
 
     Args:
-        data: That is trained on.
-        h: Hyperparameters of the model, numbers all.
-        epochs: Of the training.
+        data: Data that is trained on.
+        epochs: Number of epochs.
 
     Returns:
         Seconds.
     """
     loader = data.train_dataloader()
-    numbers = data.n_samples * (data.n_features + 1 + data.n_targets)
     full_batch, width = loader.batch_size >= data.n_samples, data.n_features + 1 + data.n_targets
     # Full batches are read once for all steps, which then take their moments.
     passes = 1 if full_batch else epochs
     each = STEP + OPERATION * width * (width if full_batch else 2 * loader.batch_size)
-    return epochs * len(loader) * each + passes * numbers * 8 * BYTE
+    return epochs * len(loader) * each + passes * data.n_samples * width * 8 * BYTE
 
 
 def tune(data: Any, model: LinearRegression, epochs: int) -> None:
