@@ -1,17 +1,21 @@
 """The loop of SGD, compiled: many steps in one call, over rows or over moments.
 
-`over_rows` and `over_moments` differ in where loss and gradient come from. Both end each step with
-`update`, the rule of `trueline.reference.sgd`. The two share no code: one is held against the other.
+`over_rows` and `over_moments` differ in where loss and gradient come from. Both go on with
+`take_step`, whose `update` is the rule of `trueline.reference.sgd`. The two share no code: one is
+held against the other.
 
-Parameters are one vector θ of T·p entries, p = n_features + 1: for each target its weights, then its
-bias. Gradients and momentum buffers have the same layout. All arithmetic on θ is in the dtype of θ,
-and a step depends on the state before it and on its rows alone. So the state after a step does not
-depend on how steps are grouped into calls.
+Parameters are one vector θ of T·p entries, p = n_features + 1: for each target its weights and then
+its bias. Gradients and momentum buffers have the same layout. All arithmetic on θ is in the dtype
+of θ, and a step depends on the state before it and on its rows alone. So the state after a step
+does not depend on how steps are grouped into calls.
 
 Three things here are for speed. Row numbers are unsigned, since the compiler would have to look at
-each signed index for a negative one. Arrays become local names before a loop, since a field of a
-tuple is counted as a reference each time. Functions within a step are inlined for the same reason.
+each signed index for a negative one. Arrays become local names before a loop, since each look into
+a tuple counts a reference. Functions that are called at each step take no tuple of arrays for the
+same reason. Tuples come as plain ones: a cache of compiled functions that names classes of ours
+could not be read by a version that has renamed them.
 """
+# mypy: disallow-untyped-defs=False
 
 import math
 
@@ -22,7 +26,7 @@ from trueline.loop.compiler import compiled, inlined
 AHEAD = 256
 """Rows that are brought into the L1 cache before they are needed."""
 FEW_ROWS = 8
-"""Rows of a batch below which the processor would wait for each."""
+"""Rows of a batch below which the processor would wait for each of them."""
 CLIP_OFFSET = 1e-6
 """torch's `clip_grad_norm_` adds it to the norm that it divides by."""
 LARGEST_UNIT = 126
@@ -30,16 +34,15 @@ LARGEST_UNIT = 126
 
 
 @compiled
-def over_rows(piece, shape, state, rule, course, record):
+def over_rows(piece, shape, state, rule, steps):
     """Take the steps of consecutive batches, each from its rows.
 
     Args:
         piece: Rows of the batches, see `rows.Piece`.
         shape: Columns of a row, see `state.Shape`.
-        state: Parameters and what goes with them; they change in place.
-        rule: The update rule.
-        course: Learning rate and momentum of each step.
-        record: Memory for losses and states.
+        state: Parameters and what goes with them, see `state.State`; they change in place.
+        rule: The update rule, see `state.Rule`.
+        steps: Options and results of each step, see `state.Steps`.
 
     Returns:
         Number of batches done: all that end here, or those before the first whose loss is not
@@ -47,46 +50,32 @@ def over_rows(piece, shape, state, rule, course, record):
     """
     Z, origin, numbers, bounds, opened, closed, first = piece
     n_features, n_targets, weighted, unit = shape
-    theta, buffer, free, sums, totals = state
-    lrs, momenta, plateau = course
-    losses, used_lrs, at, before, after, gradients, buffers, buffers_after = record
-    D, n_batches, p = theta.dtype.type, bounds.size - 1, n_features + 1
+    theta, buffer, free, sums = state
+    lrs, momenta, plateau, losses, at, states = steps
+    D, n_batches, P = theta.dtype.type, bounds.size - 1, theta.size
     gradient, j = np.empty_like(theta), np.searchsorted(at, first)
     # Rows of a larger batch are fetched at the same time anyhow.
     ahead, seen = 0 if n_batches > numbers.size // FEW_ROWS else numbers.size, np.zeros(1)
     for k in range(n_batches):
-        if bounds[k + 1] > ahead:
-            ahead = touch(Z, origin, numbers, ahead, min(bounds[k + 1] + AHEAD, numbers.size), seen)
+        start, stop = bounds[k], bounds[k + 1]
+        if stop > ahead:
+            ahead = touch(Z, origin, numbers, ahead, min(stop + AHEAD, numbers.size), seen)
         if k > 0 or not opened:
             sums[:] = 0
-            totals[:] = 0
-        start, stop = bounds[k], bounds[k + 1]
         if weighted:
-            unit = unit_of(Z, origin, numbers, start, stop, sums, totals)
-        add_rows(Z, origin, numbers, start, stop, n_features, n_targets, weighted, unit, theta, sums, totals)
+            unit = unit_of(Z, origin, numbers, start, stop, sums)
+        add_rows(Z, origin, numbers, start, stop, n_features, n_targets, weighted, unit, theta, sums)
         if k == n_batches - 1 and not closed:
             return k
-        size = totals[1] * D(n_targets)
-        loss = totals[0] / size
-        step = first + k
-        losses[step] = loss
-        if not np.isfinite(loss):
+        size = sums[P + 1] * D(n_targets)
+        for e in range(P):
+            gradient[e] = D(2) * sums[e] / size
+        j = take_step(
+            first + k, j, sums[P] / size, gradient, n_features, n_targets, rule,
+            theta, buffer, free, lrs, momenta, plateau, losses, at, states,
+        )  # fmt: skip
+        if j < 0:
             return k
-        scale = D(2) / size
-        for e in range(theta.size):
-            gradient[e] = scale * sums[e]
-        complete(gradient, theta, free, n_targets, p, rule.l2)
-        asked = j < at.size and at[j] == step
-        if asked:
-            before[j], gradients[j], buffers[j] = theta, gradient, buffer
-        clip(gradient, rule.clip_norm, rule.clip_value)
-        used_lrs[step] = lr = plateau[0] if plateau.size else lrs[step]
-        update(theta, buffer, gradient, n_targets, p, lr, momenta[step], rule, free)
-        if plateau.size:
-            advance_plateau(plateau, loss)
-        if asked:
-            after[j], buffers_after[j] = theta, buffer
-            j += 1
     return n_batches
 
 
@@ -105,31 +94,28 @@ def touch(Z, origin, numbers, start, stop, seen):
 
 
 @compiled
-def unit_of(Z, origin, numbers, start, stop, sums, totals):
+def unit_of(Z, origin, numbers, start, stop, sums):
     """Return a power of two that brings the largest weight of a batch so far to about 1.
 
     Of weights only proportions count, and float32 could not hold the products of small or large
     ones. The sums of the batch so far are brought to the same unit.
     """
-    top, last = 0.0, Z.shape[1] - 1
+    top, last, held = 0.0, Z.shape[1] - 1, np.float64(sums[-1])
     for k in range(start, stop):
         top = max(top, Z[np.uint64(origin) + np.uint64(numbers[k]), last])
     unit = math.ldexp(1.0, min(-math.frexp(top)[1], LARGEST_UNIT))
-    if totals[2] > 0:
-        unit = min(unit, np.float64(totals[2]))
-        smaller = totals.dtype.type(unit / totals[2])
+    if held > 0:
+        unit = min(unit, held)
         for e in range(sums.size):
-            sums[e] *= smaller
-        totals[0] *= smaller
-        totals[1] *= smaller
-    totals[2] = unit
+            sums[e] *= sums.dtype.type(unit / held)
+    sums[-1] = unit
     return unit
 
 
 @compiled
-def add_rows(Z, origin, numbers, start, stop, n_features, n_targets, weighted, unit, theta, sums, totals):
-    """Add rows to the sums of a batch: residual·[x, 1] for the gradient, residual² and weights."""
-    D, p = theta.dtype.type, n_features + 1
+def add_rows(Z, origin, numbers, start, stop, n_features, n_targets, weighted, unit, theta, sums):
+    """Add rows to the sums of a batch: residual·[x, 1] as in the gradient, residual², weight."""
+    D, p, P = theta.dtype.type, n_features + 1, theta.size
     squares, size, w = D(0), D(0), D(1)
     for k in range(start, stop):
         i = np.uint64(origin) + np.uint64(numbers[k])
@@ -146,12 +132,12 @@ def add_rows(Z, origin, numbers, start, stop, n_features, n_targets, weighted, u
                 sums[own + j] += share * D(Z[i, j])
             sums[own + n_features] += share
             squares += share * r
-    totals[0] += squares
-    totals[1] += size
+    sums[P] += squares
+    sums[P + 1] += size
 
 
 @compiled
-def over_moments(moments, anchor, first, steps, shape, state, rule, course, record):
+def over_moments(moments, anchor, first, n_steps, shape, state, rule, steps):
     """Take steps from the moments of their rows.
 
     With the rows `z = [x, 1, r]`, r being the residuals at an anchor, and M the mean of `zᵀz`, the
@@ -159,62 +145,80 @@ def over_moments(moments, anchor, first, steps, shape, state, rule, course, reco
     nothing large cancels in it, as it would in moments of y.
 
     Args:
-        moments: M of each step, or one for all; float64, shape (steps or 1, p + T, p + T).
+        moments: M of each step, or one for all; float64, shape (n_steps or 1, p + T, p + T).
         anchor: Parameters at which the residuals are taken, float64, the vector θ.
-        first: Number of the first step among those of `course`.
-        steps: Number of steps.
+        first: Number of the first step among those of `steps`.
+        n_steps: Number of steps.
         shape: See `over_rows`.
         state: See `over_rows`.
         rule: See `over_rows`.
-        course: See `over_rows`.
-        record: See `over_rows`.
+        steps: See `over_rows`.
 
     Returns:
         Number of steps taken: all, or those before the first whose loss is not finite.
     """
-    n_features, n_targets, weighted, unit = shape
-    theta, buffer, free, sums, totals = state
-    lrs, momenta, plateau = course
-    losses, used_lrs, at, before, after, gradients, buffers, buffers_after = record
+    n_features, n_targets, _, _ = shape
+    theta, buffer, free, _ = state
+    lrs, momenta, plateau, losses, at, states = steps
     D, p, j = theta.dtype.type, n_features + 1, np.searchsorted(at, first)
     d, gradient = np.empty(theta.size), np.empty_like(theta)
-    for k in range(steps):
+    for k in range(n_steps):
         M = moments[k if moments.shape[0] > 1 else 0]
-        squares = 0.0
+        loss = 0.0
         for e in range(theta.size):
             d[e] = np.float64(theta[e]) - anchor[e]
         for t in range(n_targets):
             own = t * p
             for row in range(p):
-                slope = 0.0
+                slope, half = 0.0, M[row, p + t]
                 for i in range(p):
                     slope += M[row, i] * d[own + i]
-                half = M[row, p + t]
                 gradient[own + row] = D(2 * (slope + half))
-                squares += d[own + row] * (slope + 2 * half)
-            squares += M[p + t, p + t]
-        loss = D(squares if not squares < 0 else 0.0)
-        step = first + k
-        losses[step] = loss
-        if not np.isfinite(loss):
+                loss += d[own + row] * (slope + 2 * half)
+            loss += M[p + t, p + t]
+        j = take_step(
+            first + k, j, D(0 if loss < 0 else loss), gradient, n_features, n_targets, rule,
+            theta, buffer, free, lrs, momenta, plateau, losses, at, states,
+        )  # fmt: skip
+        if j < 0:
             return k
-        complete(gradient, theta, free, n_targets, p, rule.l2)
-        asked = j < at.size and at[j] == step
-        if asked:
-            before[j], gradients[j], buffers[j] = theta, gradient, buffer
-        clip(gradient, rule.clip_norm, rule.clip_value)
-        used_lrs[step] = lr = plateau[0] if plateau.size else lrs[step]
-        update(theta, buffer, gradient, n_targets, p, lr, momenta[step], rule, free)
-        if plateau.size:
-            advance_plateau(plateau, loss)
-        if asked:
-            after[j], buffers_after[j] = theta, buffer
-            j += 1
-    return steps
+    return n_steps
 
 
 @inlined
-def complete(gradient, theta, free, n_targets, p, l2):
+def take_step(
+    k, j, loss, gradient, n_features, n_targets, rule,
+    theta, buffer, free, lrs, momenta, plateau, losses, at, states,
+):  # fmt: skip
+    """Write step k down and take it, given loss and gradient of the mean squared error.
+
+    Returns:
+        Number of states written down so far, j or one more; -1 where the loss is not finite.
+    """
+    losses[k] = loss
+    if not np.isfinite(loss):
+        return -1
+    dampening, nesterov, weight_decay, l1, l2, clip_norm, clip_value = rule
+    complete(gradient, theta, free, n_features, n_targets, l2)
+    asked = j < at.size and at[j] == k
+    if asked:
+        states[0, j], states[1, j], states[2, j] = theta, gradient, buffer
+    clip(gradient, clip_norm, clip_value)
+    if plateau.size:
+        lrs[k] = plateau[0]
+    update(
+        theta, buffer, gradient, free, n_features, n_targets,
+        lrs[k], momenta[k], dampening, nesterov, weight_decay, l1,
+    )  # fmt: skip
+    if plateau.size:
+        advance_plateau(plateau, loss)
+    if asked:
+        states[3, j], states[4, j] = theta, buffer
+    return j + asked
+
+
+@inlined
+def complete(gradient, theta, free, n_features, n_targets, l2):
     """Add the gradient of the L2 penalty, which leaves the biases out; 0 where θ is frozen."""
     for e in range(theta.size):
         if not free[e]:
@@ -222,29 +226,32 @@ def complete(gradient, theta, free, n_targets, p, l2):
     if l2 > 0:
         twice = theta.dtype.type(2 * l2)
         for t in range(n_targets):
-            for e in range(t * p, t * p + p - 1):
+            for e in range(t * (n_features + 1), t * (n_features + 1) + n_features):
                 gradient[e] += twice * theta[e] if free[e] else 0
 
 
 @compiled
-def update(theta, buffer, gradient, n_targets, p, lr, momentum, rule, free):
+def update(
+    theta, buffer, gradient, free, n_features, n_targets,
+    lr, momentum, dampening, nesterov, weight_decay, l1,
+):  # fmt: skip
     """Change θ and the momentum buffer by one step of the rule; a buffer of nan is none yet."""
     D = theta.dtype.type
-    lr, momentum, nesterov = D(lr), D(momentum), rule.nesterov
-    decay, entering, l1 = D(rule.weight_decay), D(1 - rule.dampening), D(rule.l1)
+    lr, momentum, l1 = D(lr), D(momentum), D(l1)
+    decay, entering = D(weight_decay), D(1 - dampening)
     if momentum == 0 and l1 == 0:  # the same in fewer branches: a third of the time of a step
         for e in range(theta.size):
             moved = theta[e] - lr * (gradient[e] + decay * theta[e])
             theta[e] = moved if free[e] else theta[e]
         return
     for t in range(n_targets):
-        for j in range(p):
-            e = t * p + j
+        for j in range(n_features + 1):
+            e = t * (n_features + 1) + j
             if not free[e]:
                 continue
             start = theta[e]
             g = gradient[e] + decay * start
-            v, kept, pull = g, D(0), l1 if j < p - 1 else D(0)
+            v, kept, pull = g, D(0), l1 if j < n_features else D(0)
             if momentum != 0 and buffer[e] == buffer[e]:
                 kept, pull = momentum * buffer[e], entering * pull
                 v = kept + entering * g
@@ -310,16 +317,6 @@ def advance_plateau(plateau, loss):
 
 
 @compiled
-def sums_at(Z, shape, theta, sums, totals):
-    """Add consecutive rows to the sums of the gradient at θ, see `add_rows`."""
-    n_features, n_targets, weighted, unit = shape
-    numbers = np.arange(Z.shape[0])
-    add_rows(
-        Z, 0, numbers, 0, Z.shape[0], n_features, n_targets, weighted, unit, theta, sums, totals
-    )
-
-
-@compiled
 def moments_of_rows(piece, shape, anchor, like, moments, sizes):
     """Add up `zᵀz` of the rows of each batch, `z = [x, 1, r]`, and their weights.
 
@@ -331,7 +328,7 @@ def moments_of_rows(piece, shape, anchor, like, moments, sizes):
         moments: Sums to add to, float64, shape (n_batches, p + T, p + T).
         sizes: Sums of the weights to add to, shape (n_batches,).
     """
-    Z, origin, numbers, bounds, opened, closed, first = piece
+    Z, origin, numbers, bounds, _, _, _ = piece
     n_features, n_targets, weighted, unit = shape
     p = n_features + 1
     D, z, w = like.dtype.type, np.ones(p + n_targets), 1.0

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
 from trueline.loop import kernels
 from trueline.loop.moments import Moments
 from trueline.loop.rows import Rows
-from trueline.loop.state import WIDEST, Course, Float64, Numbers, Record, Rule, State, StepResult
+from trueline.loop.state import WIDEST, Float64, Rule, State, StepResult, Steps
 
 MOMENT_BYTES = 2**26
 """Moments of steps that are held at once."""
@@ -37,46 +35,37 @@ class Loop:
         self.moments = moments
         self.of_steps = of_steps
 
-    def run(
-        self, state: State, rule: Rule, course: Course, epoch: int, step: int, at: Numbers
-    ) -> StepResult:
-        """Take consecutive steps, one for each learning rate of the course.
+    def run(self, state: State, rule: Rule, steps: Steps, epoch: int, step: int) -> StepResult:
+        """Take consecutive steps.
 
         Args:
             state: State before the first step; it is changed in place.
             rule: The update rule.
-            course: Learning rate and momentum of each step.
+            steps: Options of each step, and memory for its results.
             epoch: Epoch of the first step, from 0.
             step: Number of the first step in its epoch.
-            at: Steps whose states are to be known, from 0, ascending.
         """
-        steps = len(course.lrs)
-        record = Record.of(steps, at, self.rows.shape.n_parameters)
-        known = self.rows.shape, state, rule, course, record
+        taken, n = 0, len(steps.lrs)
+        given = tuple(self.rows.shape), tuple(state), tuple(rule), tuple(steps)
         if self.moments is None:
-            taken = self._over_rows(epoch, step, steps, *known)
+            for piece in self.rows.pieces(epoch, step, n):
+                taken += (done := kernels.over_rows(tuple(piece), *given))
+                if done < piece.complete:
+                    break
         else:
-            taken = 0
-            for first, M in self._moments(epoch, step, steps):
-                n = min(steps - first, len(M) if self.of_steps else steps)
-                taken += (done := kernels.over_moments(M, self.moments.anchor, first, n, *known))
-                if done < n:
+            for first, M in self._moments(epoch, step, n):
+                some = len(M) if self.of_steps else n
+                args = M, self.moments.anchor, first, some
+                taken += (done := kernels.over_moments(*args, *given))
+                if done < some:
                     break
         anchor = None if self.moments is None else self.moments.anchor
-        return record.result(taken, course, anchor, state, self.rows.shape.n_targets)
+        return steps.result(taken, anchor, state, self.rows.shape.n_targets)
 
     @property
     def of_all_rows(self) -> bool:
         """Whether the same moments are those of each step."""
         return self.moments is not None and self.of_steps is None
-
-    def _over_rows(self, epoch: int, step: int, steps: int, *known: object) -> int:
-        taken = 0
-        for piece in self.rows.pieces(epoch, step, steps):
-            taken += (done := kernels.over_rows(piece, *known))
-            if done < piece.complete:
-                break
-        return taken
 
     def _moments(self, epoch: int, step: int, steps: int) -> Iterator[tuple[int, Float64]]:
         """Return moments, and the number of the first step that they are for."""

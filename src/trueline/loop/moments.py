@@ -54,10 +54,11 @@ class Moments:
             solved = np.linalg.lstsq(equations, sums[:p, p:] / scale[:, None], rcond=None)[0]
         # Of one process, lest rounding differs between their machines.
         self.anchor = add_up((solved / scale[:, None]).T.ravel() * (share[0] == 0))
-        slopes, totals = np.zeros_like(self.anchor), np.zeros(2)
+        at_anchor = np.zeros(p * T + 2)
         for Z in rows.chunks(*share):
-            kernels.sums_at(Z.astype(dtype, copy=False), shape, self.anchor, slopes, totals)
-        together = add_up(np.append(slopes, totals))
+            columns = *shape, self.anchor, at_anchor
+            kernels.add_rows(Z.astype(dtype, copy=False), 0, rows.consecutive, 0, len(Z), *columns)
+        together = add_up(at_anchor)
         sums[:p, p:] = together[:-2].reshape(T, p).T
         sums[p:, p:] = np.eye(T) * (together[-2] / T)  # of the targets the sum alone is asked for
         self.mean = (sums / (size * T))[None]
@@ -94,5 +95,5 @@ def of_steps(
     like = np.empty(0, dtype)
     for piece in rows.shares(*where, rank, world_size):
         part = slice(piece.first, piece.first + len(piece.bounds) - 1)
-        kernels.moments_of_rows(piece, rows.shape, anchor, like, sums[part], sizes[part])
+        kernels.moments_of_rows(tuple(piece), tuple(rows.shape), anchor, like, sums[part], sizes[part])
     return np.column_stack([sums.reshape(where[2], -1), sizes])

@@ -109,7 +109,7 @@ class Rows:
         self.in_memory = isinstance(matrix, np.ndarray)
         row_bytes = matrix.shape[1] * matrix.dtype.itemsize
         self._by_pool = order.pooled and (row_bytes < WIDE or not self.in_memory)
-        self._consecutive = np.arange(CHUNK)
+        self.consecutive = np.arange(CHUNK)
         self._buffers: list[Array] = []
 
     @property
@@ -196,16 +196,16 @@ class Rows:
             return buffer, 0, numbers[place : place + size]
         if not self.order.shuffle and place + size <= n:
             if self.in_memory:
-                return self.matrix, place, self._consecutive[:size]
+                return self.matrix, place, self.consecutive[:size]
             buffer = self._buffer(which, CHUNK)[:size]
-            return self.matrix.read(place, buffer), 0, self._consecutive[:size]
+            return self.matrix.read(place, buffer), 0, self.consecutive[:size]
         epochs = range(epoch, (stop - 1) // n + 1)
         ends = [(max(start - e * n, 0), min(stop - e * n, n)) for e in epochs]
         parts = [self.order.rows(e, *end) for e, end in zip(epochs, ends, strict=True)]
         numbers = np.concatenate(parts)
         if self.in_memory:
             return self.matrix, 0, numbers
-        return self.matrix.rows(numbers), 0, self._consecutive[:size]
+        return self.matrix.rows(numbers), 0, self.consecutive[:size]
 
     def _buffer(self, which: int, n: int) -> Array:
         """Return memory for rows. It is kept: the system hands out fresh memory slowly."""

@@ -68,37 +68,78 @@ class State(NamedTuple):
         theta: Parameters, shape (P,), in the precision of the training.
         buffer: Momentum buffers, in the same shape and dtype; nan where there is none yet.
         free: Which entries are trained, bool, shape (P,).
-        sums: Gradient of a batch so far, shape (P,).
-        totals: Squared residuals and weights of a batch so far, and the unit of these weights,
-            shape (3,).
+        sums: Sums over the rows of a batch so far: gradient, squared residuals and weights; and the
+            unit of these weights, see `kernels.unit_of`; shape (P + 3,).
     """
 
     theta: Array
     buffer: Array
     free: NDArray[np.bool_]
     sums: Array
-    totals: Array
 
     @classmethod
     def of(cls, theta: Array, buffer: Array | None, free: NDArray[np.bool_]) -> "State":
         """Return the state of parameters and buffers, which are copied."""
         held = np.full_like(theta, np.nan) if buffer is None else buffer.astype(theta.dtype)
-        return cls(theta.copy(), held, free, np.zeros_like(theta), np.zeros(3, theta.dtype))
+        return cls(theta.copy(), held, free, np.zeros(len(theta) + 3, theta.dtype))
 
 
-class Course(NamedTuple):
-    """Learning rate and momentum of each step.
+class Steps(NamedTuple):
+    """Options and results of consecutive steps.
 
     Args:
         lrs: Learning rates, float64, shape (steps,).
         momenta: Momentum of each step, float64, shape (steps,).
         plateau: State and options of a schedule that waits for a plateau of the loss, see
-            `kernels.advance_plateau`; empty where no schedule does. It changes with the steps.
+            `kernels.advance_plateau`; empty where no schedule does. It changes with the steps, and
+            so do the learning rates.
+        losses: Memory for the mean squared errors, float64, shape (steps,).
+        at: Numbers of the steps whose states are asked for, ascending, shape (n,).
+        states: Memory for parameters, gradient and momentum buffers before each of these, and
+            parameters and buffers after it; float64, shape (5, n, P).
     """
 
     lrs: Float64
     momenta: Float64
-    plateau: Float64 = np.empty(0)
+    plateau: Float64
+    losses: Float64
+    at: Numbers
+    states: Float64
+
+    @classmethod
+    def of(
+        cls,
+        lrs: Float64,
+        momenta: Float64,
+        at: Numbers,
+        n_parameters: int,
+        plateau: Float64 | None = None,
+    ) -> "Steps":
+        """Return steps to take, with memory for their results."""
+        states = np.full((5, len(at), n_parameters), np.nan)
+        losses = np.full(len(lrs), np.nan)
+        return cls(lrs, momenta, np.empty(0) if plateau is None else plateau, losses, at, states)
+
+    def result(self, taken: int, anchor: Float64 | None, end: State, n_targets: int) -> "StepResult":
+        """Return what so many steps have left."""
+        asked = self.states[:, : np.searchsorted(self.at, taken)]
+        before, gradient, buffer, after, buffer_after = as_parameters(asked, n_targets)
+        has_momentum = bool(self.momenta.any())
+        return StepResult(
+            steps=taken,
+            next_loss=float(self.losses[taken]) if taken < len(self.losses) else np.nan,
+            losses=self.losses[:taken],
+            lrs=self.lrs[:taken],
+            at=self.at[: len(before)],
+            before=before,
+            gradient=gradient,
+            after=after,
+            buffer=buffer if has_momentum else None,
+            buffer_after=buffer_after if has_momentum else None,
+            anchor=None if anchor is None else as_parameters(anchor, n_targets),
+            plateau=self.plateau,
+            end=end,
+        )
 
 
 @dataclass
@@ -120,7 +161,7 @@ class StepResult:
         buffer_after: Momentum buffers after each, in the same form.
         anchor: Parameters that moments were taken around, shape (P,); None where steps were taken
             from rows.
-        plateau: Where a schedule that waits for a plateau stands, see `Course`.
+        plateau: Where a schedule that waits for a plateau stands, see `Steps`.
         end: State after the last step.
     """
 
@@ -166,48 +207,3 @@ def as_parameters(vectors: Array, n_targets: int) -> Array:
     by_target = vectors.reshape(*front, n_targets, size // n_targets)
     weights, biases = by_target[..., :-1].swapaxes(-1, -2), by_target[..., -1]
     return np.concatenate([weights.reshape(*front, size - n_targets), biases], axis=-1)
-
-
-class Record(NamedTuple):
-    """Memory for what steps leave behind, see `StepResult`."""
-
-    losses: Float64
-    lrs: Float64
-    at: Numbers
-    before: Float64
-    after: Float64
-    gradient: Float64
-    buffer: Float64
-    buffer_after: Float64
-
-    @classmethod
-    def of(cls, steps: int, at: Numbers, n_parameters: int) -> "Record":
-        """Return memory for so many steps, with the states of some."""
-        states = np.full((5, len(at), n_parameters), np.nan)
-        return cls(np.full(steps, np.nan), np.full(steps, np.nan), at, *states)
-
-    def result(
-        self, steps: int, course: Course, anchor: Float64 | None, end: State, n_targets: int
-    ) -> StepResult:
-        """Return what so many steps have left."""
-        n = int(np.searchsorted(self.at, steps))
-        before, after, gradient, buffer, buffer_after = (
-            as_parameters(states[:n], n_targets)
-            for states in (self.before, self.after, self.gradient, self.buffer, self.buffer_after)
-        )
-        has_momentum = bool(course.momenta.any())
-        return StepResult(
-            steps=steps,
-            next_loss=float(self.losses[steps]) if steps < len(self.losses) else np.nan,
-            losses=self.losses[:steps],
-            lrs=self.lrs[:steps],
-            at=self.at[:n],
-            before=before,
-            after=after,
-            gradient=gradient,
-            buffer=buffer if has_momentum else None,
-            buffer_after=buffer_after if has_momentum else None,
-            anchor=None if anchor is None else as_parameters(anchor, n_targets),
-            plateau=course.plateau,
-            end=end,
-        )

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from trueline.data.blocks import Block
 from trueline.divergence import check_loss
 from trueline.errors import RequestError
-from trueline.loop.state import Course, Float64, Numbers, Rule, State, StepResult, as_parameters
+from trueline.loop.state import Float64, Numbers, Rule, State, StepResult, Steps, as_parameters
 from trueline.many_steps.due import StepsUntilDue
 from trueline.many_steps.single_steps import reason_by_now, reason_for_single_steps
 from trueline.progress import advance
@@ -90,9 +90,8 @@ class ManySteps:
         steps_per_epoch = -(-per_epoch // window)
         epochs, rest = divmod(block.batches, per_epoch)
         steps = epochs * steps_per_epoch + -(-rest // window)
-        course = self._course(block.batch // window, steps, steps_per_epoch)
         where = block.epoch, block.batch // window
-        result = self._loop.run(self._state(), self._rule(), course, *where, self._asked(steps))
+        result = self._take(*where, steps, steps_per_epoch)
         if result.steps < steps:  # the next loss is not finite
             whole = result.steps // steps_per_epoch if block.batch == 0 else 0
             # The epochs of a block are whole.
@@ -100,9 +99,7 @@ class ManySteps:
             if not taken:
                 check_loss(module, torch.tensor(result.next_loss))
             # Again, for the state before the last of these steps.
-            course = self._course(block.batch // window, taken, steps_per_epoch)
-            at = self._asked(taken)
-            result = self._loop.run(self._state(), self._rule(), course, *where, at)
+            result = self._take(*where, taken, steps_per_epoch)
             batches = whole * per_epoch or min(taken * window, per_epoch - block.batch)
             block = block._replace(batches=batches)
             loader: Any = trainer.train_dataloader
@@ -111,6 +108,20 @@ class ManySteps:
         self._epochs = max(1, block.batches // per_epoch) if block.batch == 0 else 1
         advance(trainer, block.batches, result.steps, self._epochs)
         self._due.note(result.steps, time.monotonic() - began)
+
+    def _take(self, epoch: int, step: int, steps: int, steps_per_epoch: int) -> StepResult:
+        """Take steps from the state of the module; leave module and optimizer as they are.
+
+        Args:
+            epoch: Epoch of the first step.
+            step: Number of the first step in its epoch.
+            steps: Number of steps.
+            steps_per_epoch: Number of steps in an epoch.
+        """
+        state, at = self._state(), self._asked(steps)
+        lrs, momenta, plateau = self._rates(step, steps, steps_per_epoch)
+        options = Steps.of(lrs, momenta, at, len(state.theta), plateau)
+        return self._loop.run(state, self._rule(), options, epoch, step)  # type: ignore[no-any-return]
 
     def _rule(self) -> Rule:
         h, trainer = self._module.hparams, self._module.trainer
@@ -156,22 +167,24 @@ class ManySteps:
         T = self._module.hparams["n_targets"]
         return np.column_stack([weight.reshape(-1, T).T, bias.reshape(T)]).ravel()
 
-    def _course(self, step: int, steps: int, steps_per_epoch: int) -> Course:
-        """Return learning rates and momenta of steps.
+    def _rates(self, step: int, steps: int, steps_per_epoch: int) -> tuple[Float64, ...]:
+        """Return learning rates and momenta of steps, and the plateau that they may wait for.
 
         Args:
             step: Number of the first step in its epoch.
             steps: Number of steps.
-            steps_per_epoch: Steps of an epoch.
+            steps_per_epoch: Number of steps in an epoch.
         """
         optimizer: Any = self._module.optimizers(use_pl_optimizer=False)
         group, schedule = optimizer.param_groups[0], self._module.schedule
+        plateau = np.empty(0)
         if schedule is None or isinstance(self._scheduler(), ReduceLROnPlateau):
-            lrs, momenta = np.full(steps, group["lr"]), np.full(steps, group["momentum"])
-            by_steps = schedule is not None and schedule.interval == "step"
-            return Course(lrs, momenta, self._plateau() if by_steps else np.empty(0))
+            if schedule is not None and schedule.interval == "step":
+                plateau = self._plateau()
+            return np.full(steps, float(group["lr"])), np.full(steps, float(group["momentum"])), plateau
         ahead = schedule.ahead(self._scheduler(), group, step, steps, steps_per_epoch)
-        return Course(*np.array(ahead, np.float64).T.copy())
+        lrs, momenta = np.array(ahead, np.float64).T.copy()
+        return lrs, momenta, plateau
 
     def _plateau(self) -> Float64:
         """Return where a schedule stands that waits for a plateau, and its options."""
