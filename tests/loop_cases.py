@@ -21,7 +21,7 @@ from trueline.loop import rows as pieces
 from trueline.loop.loop import Loop
 from trueline.loop.moments import Moments, of_steps
 from trueline.loop.rows import Rows
-from trueline.loop.state import Course, Rule, Shape, State, StepResult
+from trueline.loop.state import Rule, Shape, State, StepResult, Steps
 from trueline.many_steps.rows import SumsOnDevice
 from trueline.reference import moments as reference_moments
 from trueline.reference.clipping import Clipping
@@ -101,11 +101,12 @@ class Case:
         theta = as_vector(self.theta)
         return State.of(theta, None, as_vector(self.free))
 
-    def course(self, part: slice = slice(None), plateau: Any = None) -> Course:
-        """Return the learning rates of some steps; with the plateau as it stands, where given."""
+    def steps(self, at: Any, part: slice = slice(None), plateau: Any = None) -> Steps:
+        """Return the options of some steps; with the plateau as it stands, where given."""
         if plateau is None:
             plateau = np.empty(0) if self.plateau is None else as_plateau(**self.plateau)
-        return Course(self.lrs[part].copy(), self.momenta[part].copy(), plateau)
+        rates = self.lrs[part].copy(), self.momenta[part].copy()
+        return Steps.of(*rates, np.asarray(at), self.shape.n_parameters, plateau)
 
     def loop(self) -> Loop:
         order, matrix = RowOrder(**self.order), self.matrix
@@ -148,7 +149,7 @@ class Case:
         with self.small_pieces():
             at = np.arange(len(self.lrs))
             where = self.epoch, self.step
-            return self.loop().run(self.start(), self.rule, self.course(), *where, at)
+            return self.loop().run(self.start(), self.rule, self.steps(at), *where)
 
 
 def shared_moments(rows: Rows, dtype: Any, world_size: int) -> Moments:

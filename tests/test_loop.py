@@ -54,14 +54,14 @@ def test_steps_in_calls_of_any_size_are_the_same_to_the_bit(
     case: Case, cuts: set[int], chunks: int
 ) -> None:
     whole = case.run()
-    state, plateau, losses, lrs = case.start(), case.course().plateau, [], []
+    state, plateau, losses, lrs = case.start(), case.steps([]).plateau, [], []
     case.at_once = chunks
     with case.small_pieces():
         for first, stop in itertools.pairwise([0, *sorted(cuts), STEPS]):
             loop = case.loop()  # as a training that is resumed there
             epochs, step = divmod(case.step + first, case.steps_per_epoch)
-            course, none = case.course(slice(first, stop), plateau), np.empty(0, np.int64)
-            part = loop.run(state, case.rule, course, case.epoch + epochs, step, none)
+            steps = case.steps(np.empty(0, np.int64), slice(first, stop), plateau)
+            part = loop.run(state, case.rule, steps, case.epoch + epochs, step)
             state = State.of(part.end.theta, part.end.buffer, part.end.free)
             losses.append(part.losses)
             lrs.append(part.lrs)
@@ -98,7 +98,7 @@ def test_states_are_those_that_were_asked_for(case: Case, asked: set[int]) -> No
     whole, at = case.run(), np.array(sorted(asked), np.int64)
     with case.small_pieces():
         where = case.epoch, case.step
-        some = case.loop().run(case.start(), case.rule, case.course(), *where, at)
+        some = case.loop().run(case.start(), case.rule, case.steps(at), *where)
     assert np.array_equal(some.at, at)
     assert np.array_equal(some.select(at[1:]), np.arange(len(at))[1:])
     for name in ("before", "after", "gradient", "buffer", "buffer_after"):

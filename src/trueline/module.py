@@ -48,10 +48,10 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
             (train/loss unless given; by steps there is no other). OneCycleLR leaves the momentum
             alone unless `cycle_momentum` is true; CyclicLR cycles it unless that is false, as in
             torch.
-        steps_per_execution: Number of steps that the compiled loop takes in one turn of Lightning's,
-            where it can: see `trueline.loop`. auto takes as many as there are before something is
-            due, such as a validation. 1 leaves each step to torch. Results do not depend on it, but
-            for rounding between 1 and all others.
+        steps_per_execution: Number of steps that the compiled loop takes in one turn of
+            Lightning's loop, where it can, see `trueline.loop`. auto takes all that there are
+            before something is due, such as a validation; 1 leaves each step to torch. Results
+            depend on it by rounding alone, and all but 1 give the same bits.
 
     Attributes:
         preprocessing: Columns and scaling of the table that it was trained on, as its checkpoints

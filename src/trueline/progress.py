@@ -98,7 +98,9 @@ def advance(trainer: Trainer, batches: int, steps: int, epochs: int) -> None:
     loop, fetcher = fit.epoch_loop, fit._data_fetcher
     assert fetcher is not None
     in_epoch = (batches if epochs == 1 else per_epoch) - 1
-    steps_in_epoch = (steps if epochs == 1 else -(-per_epoch // trainer.accumulate_grad_batches)) - 1
+    steps_in_epoch = (
+        steps if epochs == 1 else -(-per_epoch // trainer.accumulate_grad_batches)
+    ) - 1
     optimizer = loop.automatic_optimization.optim_progress.optimizer
     for progress, more in (
         (loop.batch_progress.total, batches - 1),

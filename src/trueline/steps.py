@@ -129,11 +129,13 @@ class Steps(LightningModule):
         if not every or not trainer.loggers or self.is_logged or not at_step_end(trainer):
             return
         if self.execution is None:
-            steps, losses = [trainer.global_step - 1], [self.step_loss.item()]
+            first, losses = trainer.global_step - 1, [self.step_loss.item()]
         else:
-            first, losses = trainer.global_step - self.execution.steps, self.execution.losses
-            steps = [first + k for k in range(len(losses))]
-        for step, loss in zip(steps, losses, strict=True):
+            first, losses = (
+                trainer.global_step - self.execution.steps,
+                self.execution.losses.tolist(),
+            )
+        for step, loss in enumerate(losses, first):
             if step % every == 0:
                 for logger in trainer.loggers:
                     logger.log_metrics({"train/loss": loss}, step)

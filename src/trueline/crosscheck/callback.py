@@ -197,7 +197,10 @@ class CrossCheck(Callback):
             rows = training_rows(trainer, rows_dtype) if self.count_rows else None
             self._outcome.ledger = self._open_ledger(trainer, arrays, batch_idx > 0, rows)
             if isinstance(loader, BatchLoader):
-                window, per_epoch = trainer.accumulate_grad_batches, int(trainer.num_training_batches)
+                window, per_epoch = (
+                    trainer.accumulate_grad_batches,
+                    int(trainer.num_training_batches),
+                )
                 self._served = Served(loader, per_epoch, window, dtype)
         if moved := self._recorder.moved():
             self._outcome.fail(moved)

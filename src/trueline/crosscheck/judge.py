@@ -305,7 +305,11 @@ class Judge:
         if stack.moments is None:
             share = share_of(shape[2], n, *(np.asarray(w, np.float64) for w in weights))
             found = moments.evaluate(
-                X, y.reshape(*y.shape[:2], -1), share[..., None] if weights else share, theta, anchor
+                X,
+                y.reshape(*y.shape[:2], -1),
+                share[..., None] if weights else share,
+                theta,
+                anchor,
             )
         else:
             found = moments.evaluate_all_rows(stack.moments, theta, anchor)
@@ -320,7 +324,9 @@ class Judge:
         sums = gamma((2 if weights else 1) * n + 2 * stack.before.shape[1] + 16, DOUBLE)
         penalties = reference.l1 * np.abs(theta[:, :-1]) + reference.l2 * theta[:, :-1] ** 2
         losses = found.loss + penalties.sum(axis=(1, 2))
-        loss_bound = (times + 1) * sums * found.loss_reach + gamma(shape[1] * shape[2] + 5, u) * losses
+        loss_bound = (times + 1) * sums * found.loss_reach + gamma(
+            shape[1] * shape[2] + 5, u
+        ) * losses
         flat = (a.reshape(stack.before.shape) for a in (gradient, bound))
         return losses, loss_bound, *flat
 

@@ -127,7 +127,9 @@ class Ledger:
             return None
         k = int(np.argmax(worst > 1))
         of_step = [
-            Quantity(q.kind, *(np.atleast_1d(a[k]) for a in (q.found, q.expected, q.bound)), q.entries)
+            Quantity(
+                q.kind, *(np.atleast_1d(a[k]) for a in (q.found, q.expected, q.bound)), q.entries
+            )
             for q in compared
         ]
         if k:

@@ -164,7 +164,9 @@ def stacks_of(
             else result.buffer_after[part],
             lr=np.repeat(result.lrs[steps, None], after.shape[1], axis=1),
             lrs=expected(numbers, epochs),
-            losses=result.losses[steps] + reference.l1 * np.abs(w).sum(1) + reference.l2 * (w * w).sum(1),
+            losses=result.losses[steps]
+            + reference.l1 * np.abs(w).sum(1)
+            + reference.l2 * (w * w).sum(1),
             batch=batch,
             anchor=result.anchor,
             moments=moments,

@@ -127,7 +127,8 @@ class RegressionData(LightningDataModule):
         if self.spooled is None:
             parts = self.X, self.y, self.sample_weight
             if any(part is not held for part, held in zip(parts, self._joined_from, strict=True)):
-                self._keep(_joined(*(None if p is None else p.numpy() for p in parts)))
+                arrays: Any = (None if p is None else p.numpy() for p in parts)
+                self._keep(_joined(*arrays))
         return self._matrix
 
     @property

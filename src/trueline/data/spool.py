@@ -78,7 +78,8 @@ class Spool:
             start: Number of the first.
             out: Array of as many rows as are read, shape (n, width), contiguous.
         """
-        left, at = memoryview(out.reshape(-1)).cast("B"), start * self.row_bytes
+        flat: Any = out.reshape(-1)
+        left, at = memoryview(flat).cast("B"), start * self.row_bytes
         while left:
             n = os.preadv(self._fd, [left], at)
             if not n:

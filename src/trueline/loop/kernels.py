@@ -64,7 +64,9 @@ def over_rows(piece, shape, state, rule, steps):
             sums[:] = 0
         if weighted:
             unit = unit_of(Z, origin, numbers, start, stop, sums)
-        add_rows(Z, origin, numbers, start, stop, n_features, n_targets, weighted, unit, theta, sums)
+        add_rows(
+            Z, origin, numbers, start, stop, n_features, n_targets, weighted, unit, theta, sums
+        )
         if k == n_batches - 1 and not closed:
             return k
         size = sums[P + 1] * D(n_targets)

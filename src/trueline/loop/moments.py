@@ -95,5 +95,7 @@ def of_steps(
     like = np.empty(0, dtype)
     for piece in rows.shares(*where, rank, world_size):
         part = slice(piece.first, piece.first + len(piece.bounds) - 1)
-        kernels.moments_of_rows(tuple(piece), tuple(rows.shape), anchor, like, sums[part], sizes[part])
+        kernels.moments_of_rows(
+            tuple(piece), tuple(rows.shape), anchor, like, sums[part], sizes[part]
+        )
     return np.column_stack([sums.reshape(where[2], -1), sizes])

@@ -5,6 +5,7 @@ they are fetched by the pool of their order, in segments of neighbours, by a sec
 kernel is at the pool before.
 """
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -115,12 +116,13 @@ class Rows:
     @property
     def full_batch(self) -> bool:
         """Whether each step takes in all rows."""
-        return self.batch_rows == self.matrix.shape[0]
+        return bool(self.batch_rows == self.matrix.shape[0])
 
     def bounds(self, epoch: int, step: int, steps: int) -> Numbers:
         """Return the places where steps begin, and the one after the last."""
         epochs, within = np.divmod(step + np.arange(steps + 1), self.steps_per_epoch)
-        return (epoch + epochs) * self.n_served + within * self.batch_rows
+        places: Numbers = (epoch + epochs) * self.n_served + within * self.batch_rows
+        return places
 
     def pieces(self, epoch: int, step: int, steps: int) -> Iterator[Piece]:
         """Return the rows of consecutive steps, piece by piece; each is good until the next.
@@ -132,9 +134,11 @@ class Rows:
         """
         bounds = self.bounds(epoch, step, steps)
         cuts = self._cuts(int(bounds[0]), int(bounds[-1]))
-        parts = list(zip(cuts[:-1], cuts[1:], strict=True))
-        fetched = self._fetch_ahead(parts) if len(parts) > 1 and self._copies else map(
-            self._fetch, parts, [0] * len(parts)
+        parts = list(itertools.pairwise(cuts))
+        fetched = (
+            self._fetch_ahead(parts)
+            if len(parts) > 1 and self._copies
+            else map(self._fetch, parts, [0] * len(parts))
         )
         for (start, stop), (Z, origin, numbers) in zip(parts, fetched, strict=True):
             i, j = np.searchsorted(bounds, (start, stop), side="right")
@@ -243,7 +247,9 @@ class Rows:
         epochs, within = np.divmod(places, self.n_served)
         starts = np.flatnonzero(np.diff(epochs)) + 1
         parts = zip(np.split(epochs, starts), np.split(within, starts), strict=True)
-        return np.concatenate([self.order.at(int(e[0]), part) for e, part in parts if len(e)] or [places])
+        return np.concatenate(
+            [self.order.at(int(e[0]), part) for e, part in parts if len(e)] or [places]
+        )
 
     def chunks(self, start: int, stop: int) -> Iterator[Array]:
         """Return consecutive rows as arrays, some at a time; each is good until the next."""

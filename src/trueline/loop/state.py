@@ -1,7 +1,7 @@
 """What goes into the loop and what comes out of it, as NumPy arrays.
 
-Within the loop, parameters, gradients and momentum buffers are vectors of P entries: for each target
-its weights, and then its bias.
+Within the loop, parameters, gradients and momentum buffers are vectors of P entries: for each
+target its weights, and then its bias.
 """
 
 from dataclasses import dataclass
@@ -120,7 +120,9 @@ class Steps(NamedTuple):
         losses = np.full(len(lrs), np.nan)
         return cls(lrs, momenta, np.empty(0) if plateau is None else plateau, losses, at, states)
 
-    def result(self, taken: int, anchor: Float64 | None, end: State, n_targets: int) -> "StepResult":
+    def result(
+        self, taken: int, anchor: Float64 | None, end: State, n_targets: int
+    ) -> "StepResult":
         """Return what so many steps have left."""
         asked = self.states[:, : np.searchsorted(self.at, taken)]
         before, gradient, buffer, after, buffer_after = as_parameters(asked, n_targets)

@@ -6,7 +6,7 @@ waits for them are due. Steps that are taken at once end there.
 
 import math
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, Timer
@@ -52,7 +52,7 @@ class StepsUntilDue:
     def _epoch_interval(self) -> int | None:
         """Return after how many epochs something waits for the end of one; None for never."""
         trainer = self._trainer
-        schedule = trainer.lightning_module.schedule
+        schedule: Any = trainer.lightning_module.schedule
         waits = schedule and schedule.name == "ReduceLROnPlateau" and schedule.interval == "epoch"
         every = [1] if waits else []
         every += [n for c in trainer.callbacks if (n := _epoch_interval(c))]  # type: ignore[attr-defined]

@@ -20,7 +20,8 @@ def loop_of(trainer: Trainer, module: Any) -> Loop:
         trainer: Trainer at the start of its training.
         module: A LinearRegression that it trains.
     """
-    loader, rows = trainer.train_dataloader, rows_of(trainer, module)
+    loader: Any = trainer.train_dataloader
+    rows = rows_of(trainer, module)
     shape, n = rows.shape, len(loader.dataset)
     dtype = module.weight.detach().cpu().numpy().dtype
     rank, world_size = loader.rank, loader.world_size
@@ -31,7 +32,7 @@ def loop_of(trainer: Trainer, module: Any) -> Loop:
         if world_size == 1:
             return sums
         tensor = torch.from_numpy(np.ascontiguousarray(sums)).to(module.device)
-        return trainer.strategy.reduce(tensor, reduce_op="sum").cpu().numpy()  # type: ignore[no-any-return, union-attr]
+        return trainer.strategy.reduce(tensor, reduce_op="sum").cpu().numpy()
 
     all_rows = takes_moments(rows) and loader.largest <= LARGEST
     if not all_rows and world_size == 1 and not on_device:
@@ -39,8 +40,10 @@ def loop_of(trainer: Trainer, module: Any) -> Loop:
     moments = Moments(rows, dtype, (n * rank // world_size, n * (rank + 1) // world_size), add_up)
     if all_rows:
         return Loop(rows, moments)
-    sums_of: MomentsOfSteps = SumsOnDevice(rows, moments.anchor, module.weight) if on_device else (
-        lambda *where: of_steps(rows, moments.anchor, dtype, where, rank, world_size)
+    sums_of: MomentsOfSteps = (
+        SumsOnDevice(rows, moments.anchor, module.weight)
+        if on_device
+        else (lambda *where: of_steps(rows, moments.anchor, dtype, where, rank, world_size))
     )
 
     def means(*where: int) -> Float64:
@@ -55,7 +58,8 @@ def loop_of(trainer: Trainer, module: Any) -> Loop:
 
 def rows_of(trainer: Trainer, module: Any) -> Rows:
     """Return the rows of a training, see `loop_of`."""
-    h, loader = module.hparams, trainer.train_dataloader
+    h = module.hparams
+    loader: Any = trainer.train_dataloader
     weighted = loader.matrix.shape[1] > h.n_features + h.n_targets
     shape = Shape(h.n_features, h.n_targets, weighted, _unit(loader) if weighted else 1.0)
     served = min(len(loader.dataset), int(trainer.num_training_batches) * loader.batch_size)

@@ -68,7 +68,7 @@ class ManySteps:
     def _ahead(self, epoch: int, batch: int) -> int | None:
         """Return how many batches come next as a block; None for one, by Lightning's loop."""
         self.latest = None
-        self.reason = reason_by_now(self._module.trainer, self._module, self._defined)
+        self.reason = reason_by_now(self._module, self._defined)
         return None if self.reason else self._due(epoch, batch)
 
     def run(self, block: Block) -> None:
@@ -80,7 +80,7 @@ class ManySteps:
         """
         module, trainer = self._module, self._module.trainer
         refuse_all_frozen(module)
-        if reason := reason_by_now(trainer, module, self._defined):
+        if reason := reason_by_now(module, self._defined):
             raise RequestError(
                 f"expected the module of the start of these {block.batches} batches, found that by "
                 f"now {reason}; set steps_per_execution 1"
@@ -181,7 +181,11 @@ class ManySteps:
         if schedule is None or isinstance(self._scheduler(), ReduceLROnPlateau):
             if schedule is not None and schedule.interval == "step":
                 plateau = self._plateau()
-            return np.full(steps, float(group["lr"])), np.full(steps, float(group["momentum"])), plateau
+            return (
+                np.full(steps, float(group["lr"])),
+                np.full(steps, float(group["momentum"])),
+                plateau,
+            )
         ahead = schedule.ahead(self._scheduler(), group, step, steps, steps_per_epoch)
         lrs, momenta = np.array(ahead, np.float64).T.copy()
         return lrs, momenta, plateau
@@ -230,7 +234,9 @@ class ManySteps:
             return
         if not isinstance(scheduler, ReduceLROnPlateau):
             # Lightning's loop adds the last tick.
-            for _ in range((self.latest.steps if schedule.interval == "step" else self._epochs) - 1):
+            for _ in range(
+                (self.latest.steps if schedule.interval == "step" else self._epochs) - 1
+            ):
                 schedule.tick(scheduler)
         elif schedule.interval == "step":
             lr, best, bad, cooling = self.latest.plateau[:4].tolist()

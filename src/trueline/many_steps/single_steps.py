@@ -81,12 +81,11 @@ def reason_for_single_steps(trainer: Trainer, module: Any, own: type) -> str | N
     return None
 
 
-def reason_by_now(trainer: Trainer, module: Any, defined: Mapping[str, Any]) -> str | None:
+def reason_by_now(module: Any, defined: Mapping[str, Any]) -> str | None:
     """Say why steps go through Lightning's loop one by one, of what may change during a training.
 
     Args:
-        trainer: Trainer of the training.
-        module: A LinearRegression that it trains.
+        module: A LinearRegression in training.
         defined: The definition of its class when it was made.
     """
     if reason := changed(module, defined):

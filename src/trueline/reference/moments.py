@@ -35,7 +35,9 @@ class Evaluation(NamedTuple):
     gradient_reach: Array
 
 
-def evaluate(X: Array, y: Array, share: Array | float, parameters: Array, anchor: Array) -> Evaluation:
+def evaluate(
+    X: Array, y: Array, share: Array | float, parameters: Array, anchor: Array
+) -> Evaluation:
     """Evaluate the mean squared errors and gradients of many steps.
 
     Args:
@@ -157,7 +159,9 @@ def evaluate_all_rows(known: Moments, parameters: Array, anchor: Array) -> Evalu
     )
 
 
-def gradient_bound(found: Evaluation, n_samples: int, weighted: bool, unit_roundoff: float) -> Array:
+def gradient_bound(
+    found: Evaluation, n_samples: int, weighted: bool, unit_roundoff: float
+) -> Array:
     """Bound the rounding error of a gradient that comes from moments.
 
     An entry of the moments is a sum of so many products, each rounded where it is weighted; their

@@ -229,9 +229,7 @@ class Scalars(FewHooks):
         ended = time.monotonic()
         self._draw_at = ended + max(began - self._began, DRAWN_SHARE * (ended - began))
 
-    def _log_points(
-        self, trainer: Trainer, pl_module: LightningModule, result: StepResult
-    ) -> None:
+    def _log_points(self, trainer: Trainer, pl_module: LightningModule, result: StepResult) -> None:
         """Log the points among the loop's steps that are due, and note where they led."""
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         first = trainer.global_step - result.steps
