@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Batch = tuple[Tensor, ...]
@@ -75,3 +76,22 @@ def _described(batch: Any) -> str:
         kinds = ", ".join(type(part).__name__ for part in batch)
         return f"a {type(batch).__name__} of {kinds or 'nothing'}"
     return type(batch).__name__
+
+
+def check_shape(name: str, found: Tensor, expected: torch.Size, what: str) -> None:
+    """Refuse a tensor of another shape than expected.
+
+    Args:
+        name: Name of the tensor.
+        found: The tensor.
+        expected: Shape that it should have.
+        what: What that shape is, for the message.
+
+    Raises:
+        ValueError: When the shape is another, naming both.
+    """
+    if found.shape != expected:
+        raise ValueError(
+            f"expected {name} of shape {tuple(expected)}, {what}; found {tuple(found.shape)}; "
+            f"reshape {name}"
+        )

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trueline.batches import Batch, labelled
+from trueline.batches import Batch, check_shape, labelled
 from trueline.checkpoints.module_state import SavedState
 from trueline.data.blocks import Block
 from trueline.evaluation import Evaluation
@@ -174,13 +174,13 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
         """
         X, y, *sample_weight = labelled(batch, self.hparams["n_features"])
         prediction: Tensor = self(X)
-        _check_shape("y", y, prediction.shape, "that of the predictions")
+        check_shape("y", y, prediction.shape, "that of the predictions")
         if not len(prediction):
             return prediction.sum()  # a mean over nothing would be nan
         y = y.to(prediction.dtype)
         if not sample_weight:
             return self.mse(prediction, y)  # type: ignore[no-any-return]
-        _check_shape("sample_weight", sample_weight[0], prediction.shape[:1], "one for each row")
+        check_shape("sample_weight", sample_weight[0], prediction.shape[:1], "one for each row")
         if replaced := loss_replaced(self):
             raise ValueError(
                 f"sample_weight: expected torch.nn.MSELoss() as mse, found that {replaced}; leave "
@@ -251,16 +251,3 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
 
 DEFINED = definition(LinearRegression)
 """The class as it is written here, to know it again where something has been replaced in it."""
-
-
-def _check_shape(name: str, found: Tensor, expected: torch.Size, what: str) -> None:
-    """Refuse a tensor of another shape than expected.
-
-    Raises:
-        ValueError: Naming both shapes.
-    """
-    if found.shape != expected:
-        raise ValueError(
-            f"expected {name} of shape {tuple(expected)}, {what}; found {tuple(found.shape)}; "
-            f"reshape {name}"
-        )
