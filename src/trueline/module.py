@@ -29,33 +29,32 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
     and (n_targets,).
 
     Args:
-        n_features: Columns of X, ≥ 1.
-        n_targets: Columns of y, ≥ 1.
-        lr: Learning rate, > 0. auto takes the one at which the training converges fastest, of
-            mini-batches one that is safe; it is worked out from the data before the training.
-        momentum: In [0, 1); 0 is plain SGD. auto takes the best one for lr and the full batch, of
-            mini-batches 0.
-        dampening: Of momentum, in [0, 1].
-        nesterov: Nesterov's momentum; needs momentum > 0 and dampening 0.
-        weight_decay: The optimizer's own decay, ≥ 0; unlike l2 it takes in the bias, and its
+        n_features: Number of columns of X, ≥ 1.
+        n_targets: Number of columns of y, ≥ 1.
+        lr: Learning rate, > 0. auto works it out from the data before the training: the one that
+            converges fastest, or for mini-batches one that is safe.
+        momentum: Momentum in [0, 1); 0 is plain SGD. auto takes the best one for lr and the full
+            batch, and 0 for mini-batches.
+        dampening: Dampening of momentum, in [0, 1].
+        nesterov: Whether momentum is Nesterov's; needs momentum > 0 and dampening 0.
+        weight_decay: The optimizer's own decay, ≥ 0. Unlike l2 it takes in the bias, and its
             gradient is weight_decay·θ.
         l1: Strength of the L1 penalty, ≥ 0. A soft threshold after each step applies it, so that
             weights become exactly 0.
         l2: Strength of the L2 penalty, ≥ 0.
         init: Initial parameters: standard normal, as in the article, or zeros.
-        schedule: Of the learning rate: `name`, a class in `torch.optim.lr_scheduler`, its options,
-            `interval` (epoch or step, epoch unless given), and for ReduceLROnPlateau `monitor`
-            (train/loss unless given; by steps there is no other). OneCycleLR leaves the momentum
-            alone unless `cycle_momentum` is true; CyclicLR cycles it unless that is false, as in
-            torch.
+        schedule: Schedule of the learning rate: `name`, a class in `torch.optim.lr_scheduler`, its
+            options, `interval` (epoch unless given, or step), and for ReduceLROnPlateau `monitor`
+            (train/loss unless given; by steps there is no other). OneCycleLR cycles the momentum
+            only if `cycle_momentum` is true, CyclicLR unless it is false, as in torch.
         steps_per_execution: Number of steps that the compiled loop takes in one turn of
             Lightning's loop, where it can, see `trueline.loop`. auto takes all that there are
             before something is due, such as a validation; 1 leaves each step to torch. Results
             depend on it by rounding alone, and all but 1 give the same bits.
 
     Attributes:
-        preprocessing: Columns and scaling of the table that it was trained on, as its checkpoints
-            keep them; empty where a checkpoint has none, None before a training on a table.
+        preprocessing: Columns and scaling of the table that it was trained on, as checkpoints keep
+            them; empty where a checkpoint has none, None before a training on a table.
 
     Raises:
         ValueError: When an argument is out of its range; all that are wrong are said at once.
@@ -114,7 +113,7 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
         """Put numbers in the place of auto, in the hyperparameters.
 
         Args:
-            data: The DataModule that is trained on.
+            data: DataModule of the training.
 
         Raises:
             ValueError: When there is no number, or none can be worked out from such data.
@@ -165,8 +164,7 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
                 of the predictions, sample_weight of shape (n_samples,), > 0.
 
         Returns:
-            The loss, shape (). Of no rows, as a process may get them, it is 0, and so is its
-            gradient.
+            The loss, shape (). For no rows, which a process may get, loss and gradient are 0.
 
         Raises:
             ValueError: When y or sample_weight has another shape: the loss would broadcast it, to
@@ -212,21 +210,20 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
         """
         h: Any = self.hparams
         l1: Tensor = h.l1 * self.weight.detach().abs().sum()
-        penalty: Tensor = l1 + h.l2 * self.weight.square().sum()
-        return penalty
+        return l1 + h.l2 * self.weight.square().sum()
 
     def training_step(self, batch: Batch | Block, batch_idx: int) -> dict[str, Tensor]:
         """Return the objective under `loss`, and the mean squared error alone under `mse`.
 
-        Of a block, those of its last step. `trueline.tensorboard.Scalars` logs; `self.log` would
-        cost as much as the step.
+        For a block of steps, both are those of its last step. The callback Scalars logs them:
+        `self.log` would cost as much as the step.
         """
         if isinstance(batch, Block):
             return self._many_steps.last_loss()
         mse = self.loss(batch)
         self._window.batch, self._window.mse = batch, mse.detach()
-        h: Any = self.hparams
-        objective = mse + self.penalty() if h["l1"] or h["l2"] else mse
+        has_penalty = self.hparams["l1"] or self.hparams["l2"]
+        objective = mse + self.penalty() if has_penalty else mse
         return {"loss": objective, "mse": self._window.mse}
 
     def configure_optimizers(self) -> Any:
