@@ -210,7 +210,7 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
         """
         h: Any = self.hparams
         l1: Tensor = h.l1 * self.weight.detach().abs().sum()
-        return l1 + h.l2 * self.weight.square().sum()
+        return l1 + float(h.l2) * self.weight.square().sum()
 
     def training_step(self, batch: Batch | Block, batch_idx: int) -> dict[str, Tensor]:
         """Return the objective under `loss`, and the mean squared error alone under `mse`.
