@@ -109,7 +109,8 @@ class BatchLoader:
             "batch_size": self.batch_size,
             "shuffle": int(self.sampler.shuffle),
             "seed": self.sampler.seed,
-            "pool": self.sampler.pool,  # many rows are mixed in larger ones
+            "pool": self.sampler.pool,  # many rows are shuffled in larger ones
+            **({"piece": self.sampler.piece} if self.sampler.piece < self.sampler.pool else {}),
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -98,25 +98,36 @@ class RowOrder:
         """Whether rows are shuffled by pools, rather than all together."""
         return self.shuffle and self.n_samples > min(FEW_ROWS, self.pool)
 
-    def fetch(self, rows: Any, epoch: int, pool: int, out: NDArray[Any]) -> Numbers:
-        """Put the rows of a pool into an array.
+    @property
+    def piece(self) -> int:
+        """Rows that are fetched together: a pool, or a pool within a large one."""
+        return min(self.pool, POOL)
+
+    def piece_at(self, place: int) -> tuple[int, int]:
+        """Return the first place of the piece that a place lies in, and the one after its last."""
+        within = place % self.pool
+        start = place - within % self.piece
+        return start, min(start + self.piece, place - within + self.pool, self.n_samples)
+
+    def fetch(self, rows: Any, epoch: int, start: int, out: NDArray[Any]) -> Numbers:
+        """Put the rows of a piece into an array.
 
         Args:
             rows: All rows: an array, or rows in a file.
             epoch: Number of the epoch, from 0.
-            pool: Number of the pool in that epoch, from 0.
-            out: Memory for the rows of a pool.
+            start: First place of the piece in that epoch.
+            out: Memory for the rows of a piece.
 
         Returns:
             Numbers of these rows within `out`, in the order of the epoch.
         """
-        return self._of(epoch).fetch(rows, pool, out)  # type: ignore[no-any-return]
+        return self._of(epoch).fetch(rows, start, out)  # type: ignore[no-any-return]
 
     def _of(self, epoch: int) -> Any:
         if self._drawn[0] != epoch:
             drawn: Any
             if self.pooled:
-                drawn = _Pools(self.n_samples, self.seed, epoch, self.pool, self.segment)
+                drawn = _Pools(self.n_samples, (self.seed, epoch), self.pool, self.segment)
             else:
                 drawn = np.random.default_rng((self.seed, epoch)).permutation(self.n_samples)
             self._drawn = epoch, drawn
@@ -126,19 +137,20 @@ class RowOrder:
 class _Pools:
     """An order of many rows.
 
-    From an offset of the epoch's own on, the rows are cut into segments. These are mixed, and so
-    many as fill a pool make one; the last pool has what is left, and the rows outside of segments.
+    From an offset of the epoch's own on, the rows are cut into segments. These are shuffled, and
+    as many as fill a pool make one; the last pool has what is left, and the rows outside of
+    segments. The rows of a pool are shuffled among themselves. A pool that no cache holds, as it
+    suits a file, is shuffled by smaller pools in the same way.
 
     Args:
         n: Number of rows.
-        seed: Of the training.
-        epoch: The epoch's number.
+        key: Numbers that the order depends on, such as seed and epoch.
         pool: Rows of a pool.
         segment: Rows of a segment, by which the former can be divided.
     """
 
-    def __init__(self, n: int, seed: int, epoch: int, pool: int, segment: int) -> None:
-        self._n, self._key = n, (seed, epoch)
+    def __init__(self, n: int, key: tuple[int, ...], pool: int, segment: int) -> None:
+        self._n, self._key = n, key
         self._pool, self._segment = pool, segment
         generator = np.random.default_rng(self._key)
         self._offset = int(generator.integers(segment))
@@ -148,8 +160,9 @@ class _Pools:
         self._loose = np.concatenate(
             [np.arange(self._offset), np.arange(self._offset + self._in_segments, n)]
         )
-        self._within: dict[int, Mixing] = {}
+        self._within: dict[int, Mixing | _Pools] = {}
         self._numbers: tuple[int, Any] = -1, None
+        self._held: tuple[int, Any] = -1, None
 
     def __getitem__(self, part: slice) -> Numbers:
         """Return consecutive row numbers."""
@@ -165,7 +178,11 @@ class _Pools:
         """Return the row numbers of a whole pool."""
         starts, loose = self._parts(pool * self._pool)
         rows = np.concatenate([(starts[:, None] + np.arange(self._segment)).ravel(), loose])
-        return rows[self._mixing(pool).run(0, len(rows))]
+        return rows[self._order_within(pool).run(0, len(rows))]
+
+    def run(self, start: int, stop: int) -> Numbers:
+        """Return consecutive row numbers."""
+        return self[start:stop]
 
     def _parts(self, begin: int) -> tuple[Numbers, Numbers]:
         """Return the first rows of the segments of a pool, and its rows outside of segments.
@@ -186,7 +203,7 @@ class _Pools:
         ends = [0, *(np.flatnonzero(np.diff(pools)) + 1), len(places)]
         for i, j in itertools.pairwise(ends):
             pool = int(pools[i])
-            member[i:j] = self._mixing(pool).at(places[i:j] - pool * self._pool)
+            member[i:j] = self._order_within(pool).at(places[i:j] - pool * self._pool)
         return self._rows(pools * self._pool + member)
 
     def _rows(self, slots: Numbers) -> Numbers:
@@ -197,10 +214,37 @@ class _Pools:
         rows[loose >= 0] = self._loose[loose[loose >= 0]]
         return rows
 
-    def fetch(self, rows: Any, pool: int, out: NDArray[Any]) -> Numbers:
-        """Put the rows of a pool into an array by their segments; return the order within it."""
-        size, begin = self._segment, pool * self._pool
-        starts, loose = self._parts(begin)
+    def fetch(self, rows: Any, start: int, out: NDArray[Any]) -> Numbers:
+        """Put the rows of a piece into an array; return the order within it."""
+        pool, within = divmod(start, self._pool)
+        order = self._order_within(pool)
+        if isinstance(order, Mixing):
+            end = self._fetch_pool(rows, pool, out)
+            return order.run(0, end)
+        small = within // order._pool
+        starts, loose = order._parts(small * order._pool)
+        slots = np.concatenate([(starts[:, None] + np.arange(order._segment)).ravel(), loose])
+        if isinstance(rows, np.ndarray):
+            slots_of_all = pool * self._pool + slots
+            np.take(rows, self._rows(slots_of_all), axis=0, out=out[: len(slots)], mode="clip")
+        else:
+            np.take(self._in_memory(rows, pool), slots, axis=0, out=out[: len(slots)], mode="clip")
+        return order._order_within(small).run(0, len(slots))
+
+    def _in_memory(self, rows: Any, pool: int) -> NDArray[Any]:
+        """Return the rows of a pool of a file, which is read once for all of its pieces."""
+        if self._held[0] != pool:
+            held = self._held[1]
+            if held is None:
+                held = np.empty((min(self._pool, self._n), rows.shape[1]), rows.dtype)
+            self._fetch_pool(rows, pool, held)
+            self._held = pool, held
+        return self._held[1]  # type: ignore[no-any-return]
+
+    def _fetch_pool(self, rows: Any, pool: int, out: NDArray[Any]) -> int:
+        """Put the rows of a pool into an array by their segments; return their number."""
+        size = self._segment
+        starts, loose = self._parts(pool * self._pool)
         whole = size * len(starts)
         end = whole + len(loose)
         if isinstance(rows, np.ndarray):
@@ -218,10 +262,14 @@ class _Pools:
                 rows.read(start, out[k * size : (k + 1) * size])
         if len(loose):
             out[whole:end] = rows[loose] if isinstance(rows, np.ndarray) else rows.rows(loose)
-        return self._mixing(pool).run(0, end)
+        return end
 
-    def _mixing(self, pool: int) -> Mixing:
+    def _order_within(self, pool: int) -> "Mixing | _Pools":
+        """Return the order of the rows of a pool among themselves."""
         if pool not in self._within:
-            size = min(self._pool, self._n - pool * self._pool)
-            self._within[pool] = Mixing(size, np.random.default_rng((*self._key, pool)))
+            size, key = min(self._pool, self._n - pool * self._pool), (*self._key, pool)
+            if size > POOL:
+                self._within[pool] = _Pools(size, key, POOL, SEGMENT)
+            else:
+                self._within[pool] = Mixing(size, np.random.default_rng(key))
         return self._within[pool]

@@ -37,7 +37,7 @@ class Order(Protocol):
     """The order of rows in each epoch."""
 
     shuffle: bool
-    pool: int
+    piece: int
 
     @property
     def pooled(self) -> bool:
@@ -49,7 +49,10 @@ class Order(Protocol):
     def at(self, epoch: int, places: Numbers) -> Numbers:
         """Return the row numbers at ascending places of an epoch."""
 
-    def fetch(self, rows: Any, epoch: int, pool: int, out: Array) -> Numbers:
+    def piece_at(self, place: int) -> tuple[int, int]:
+        """Return the first place of a pool, and the one after its last."""
+
+    def fetch(self, rows: Any, epoch: int, start: int, out: Array) -> Numbers:
         """Put the rows of a pool into an array; return their numbers there, in order."""
 
 
@@ -156,11 +159,11 @@ class Rows:
         if not self.order.pooled and n <= CHUNK:  # whole epochs, which end with a batch
             every = CHUNK // n * n
             return [*range(start, stop, every), stop] if start % n == 0 else self._from(start, stop)
-        size = self.order.pool if self._by_pool else CHUNK
         cuts = [start]
         while cuts[-1] < stop:
             epoch, place = divmod(cuts[-1], n)
-            cuts.append(min(epoch * n + (place // size + 1) * size, (epoch + 1) * n, stop))
+            end = self.order.piece_at(place)[1] if self._by_pool else (place // CHUNK + 1) * CHUNK
+            cuts.append(min(epoch * n + min(end, n), stop))
         return cuts
 
     def _from(self, start: int, stop: int) -> list[int]:
@@ -193,10 +196,10 @@ class Rows:
         n, size = self.n_served, stop - start
         epoch, place = divmod(start, n)
         if self._by_pool:
-            first = place // self.order.pool
-            buffer = self._buffer(which, min(self.order.pool, self.matrix.shape[0]))
+            first = self.order.piece_at(place)[0]
+            buffer = self._buffer(which, min(self.order.piece, self.matrix.shape[0]))
             numbers = self.order.fetch(self.matrix, epoch, first, buffer)
-            place -= first * self.order.pool
+            place -= first
             return buffer, 0, numbers[place : place + size]
         if not self.order.shuffle and place + size <= n:
             if self.in_memory:
