@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from healthy_trainings import EXAMPLES, PRECISIONS, Training, healthy_trainings
 from trueline.crosscheck import CrossCheck
-from trueline.crosscheck.verdict import Quantity, Tally
+from trueline.crosscheck.verdict import Comparison, WorstRatios
 from trueline.data import DummyData, RegressionData
 from trueline.errors import CheckFailed, RequestError
 from trueline.module import LinearRegression
@@ -214,10 +214,11 @@ def test_crosscheck_refuses_a_reference_of_other_shapes(make_trainer: Any) -> No
 
 
 def test_verdict_counts_not_a_number_as_failure() -> None:
-    tally = Tally()
-    nan, one = np.array([np.nan]), np.array([1.0])
-    weight, loss = Quantity("parameter", one, one, one), Quantity("loss", nan, one, one)
-    out = tally.add([weight, loss])
+    worst = WorstRatios()
+    nan, one = np.array([[1.0], [np.nan]]), np.ones((2, 1))
+    weight, loss = Comparison("parameter", one, one, one), Comparison("loss", nan, one, one)
+    out = worst.add([weight, loss], np.array([7, 8]))
     assert out is not None
-    assert out[0].kind == "loss"
-    assert tally.worst == {"loss": np.inf, "gradient": 0.0, "parameters": 0.0}
+    assert (out[0], out[1].kind) == (1, "loss")
+    assert worst.worst == {"loss": np.inf, "gradient": 0.0, "parameters": 0.0}
+    assert worst.worst_up_to([7, 8]) == [0.0, np.inf]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from trueline.crosscheck import matrix
-from trueline.crosscheck.matrix import PRECISIONS, Setting, available_settings, run_matrix
+from trueline.cli import matrix
+from trueline.cli.matrix import PRECISIONS, Setting, available_settings, run_matrix
 from trueline.errors import CheckFailed, RequestError
 
 CPU = PRECISIONS["cpu"]

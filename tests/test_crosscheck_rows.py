@@ -1,4 +1,4 @@
-"""`crosscheck.rows`: each row of the data once an epoch, told by its numbers alone."""
+"""`crosscheck.row_count`: each row of the data once an epoch, told by its numbers alone."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trueline.crosscheck.rows import ROWS_FOR_REPLAY, RowCount, fingerprints
+from trueline.crosscheck.row_count import ROWS_FOR_REPLAY, RowCount, fingerprints
 
 N = 15
 X = np.arange(1, 2 * N + 1).reshape(N, 2)
@@ -20,7 +20,7 @@ def rows(*at: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def epoch(count: RowCount, *batches: Any, number: int = 0, whole: bool = True) -> str | None:
-    count.serve(count.recognise(list(batches)))
+    count.serve(list(batches), [0] * len(batches))
     return count.end_epoch(number, whole)
 
 
@@ -108,22 +108,17 @@ def test_row_count_knows_a_foreign_row() -> None:
     count = count_of()
     X_served, y_served = rows(*range(N))
     y_served[3] = np.nextafter(y_served[3], 1)
-    recognised = count.recognise([(X_served[:3], y_served[:3]), (X_served[3:], y_served[3:])])
-    assert [count.known(served) for served in recognised] == [True, False]
-    for step, served in enumerate(recognised, 1):
-        count.serve([served], step)
+    count.serve([(X_served[:3], y_served[:3]), (X_served[3:], y_served[3:])], [1, 2])
     assert count.end_epoch(0, whole=True) == "a row was served that is not in the data"
     assert count.foreign_step == 2
     assert epoch(count, rows(*range(N)), number=1) is None
 
 
-def test_row_count_recognises_batches_of_unequal_and_no_rows() -> None:
-    count, whole = count_of(), fingerprints((X, y))
-    assert count.recognise([]) == []
-    found = count.recognise([rows(0, 1), rows(), {"X": X[2:], "y": y[2:]}])
-    np.testing.assert_array_equal(found[0], whole[:2])
-    assert found[1].size == 0
-    np.testing.assert_array_equal(found[2], whole[2:])
+def test_row_count_takes_batches_of_unequal_and_no_rows() -> None:
+    count = count_of()
+    count.serve([], [])
+    assert epoch(count, rows(0, 1), rows(), {"X": X[2:], "y": y[2:]}) is None
+    assert epoch(count, rows(0, 1), rows(), {"X": X[3:], "y": y[3:]}) == "row 2 never served"
 
 
 @pytest.mark.parametrize("split", [0, 1, 6, 13])
@@ -133,7 +128,7 @@ def test_row_count_goes_on_inside_an_epoch(split: int) -> None:
     for served, said in ((rest, None), (rest[1:], f"row {rest[0]} never served")):
         before, after = count_of(), count_of()
         assert epoch(before, rows(*range(N))) is None
-        before.serve(before.recognise([rows(k) for k in first]))
+        before.serve([rows(k) for k in first], [0] * split)
         after.load_state_dict(before.state_dict())
         assert epoch(after, rows(*served), number=1) == said
         assert after.epochs == 2
@@ -141,7 +136,7 @@ def test_row_count_goes_on_inside_an_epoch(split: int) -> None:
 
 def test_row_count_saved_after_the_last_step_begins_anew() -> None:
     before, after = count_of(), count_of()
-    before.serve(before.recognise([rows(*range(N))]))
+    before.serve([rows(*range(N))], [0])
     after.load_state_dict(before.state_dict())
     assert after.end_epoch(0, whole=True) is None
     assert epoch(after, rows(*range(N)), number=1) is None

@@ -10,8 +10,8 @@ import pytest
 
 from planted_bugs import PLANTED
 from trueline.crosscheck import CrossCheck
-from trueline.crosscheck.matrix import print_head, print_notes, print_row
-from trueline.crosscheck.refusals import FOLLOWED
+from trueline.cli.matrix import print_head, print_notes, print_row
+from trueline.crosscheck.unsupported import FOLLOWED
 from trueline.data import DummyData
 from trueline.module import LinearRegression
 from trueline.reference import LeastSquares, article

@@ -1,11 +1,11 @@
-"""The callback that runs the NumPy reference in lockstep with training.
+"""The callback that runs the NumPy reference beside training.
 
 At an optimizer step the reference takes the parameters before the step and the very batches that
 were used, works out loss, gradient and the parameters after the step in float64, and compares. How
 far the two may be apart is not a tolerance but a bound on rounding errors, so a deviation is told
 as a fraction of its bound and 1.0 is the line. Between steps the parameters must not change by a
 bit, and every epoch must serve each row once. Every step is compared, but for many steps at once on
-large data, of which `trace.chosen` picks some.
+large data, of which `DatasetRows.sampled` picks some.
 """
 
 import contextlib
@@ -15,36 +15,49 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning_utilities.core.apply_func import apply_to_collection
 from numpy.typing import NDArray
 
 from trueline.batches import as_batch
-from trueline.crosscheck.learning_rate import Interval, MeantLr
-from trueline.crosscheck.ledger import EpochEnd, Ledger
-from trueline.crosscheck.meant import meant_judge, meant_schedule
-from trueline.crosscheck.outcome import Outcome
-from trueline.crosscheck.reading import batch_arrays, gather, is_epoch_whole, training_rows
+from trueline.crosscheck.dataset_rows import DatasetRows
+from trueline.crosscheck.expected import (
+    ExpectedLr,
+    Interval,
+    expected_clipping,
+    expected_schedule,
+    from_hyperparameters,
+)
+from trueline.crosscheck.judge import Judge
+from trueline.crosscheck.record import Reference, n_rows
 from trueline.crosscheck.recorder import Recorder
-from trueline.crosscheck.refusals import refuse, refused_in_model, refused_settings
-from trueline.crosscheck.rows import RowCount, fingerprints, n_rows, same_kind
-from trueline.crosscheck.saved_state import restore, save, saved_in
-from trueline.crosscheck.served import Served
-from trueline.crosscheck.stack import chosen, stacks_of
-from trueline.crosscheck.step import Reference
-from trueline.crosscheck.verdict import Failure
+from trueline.crosscheck.row_count import RowCount, fingerprints, same_kind
+from trueline.crosscheck.step_queue import EpochEnd, StepQueue
+from trueline.crosscheck.to_numpy import batch_arrays, gather, is_epoch_whole, training_rows
+from trueline.crosscheck.unsupported import (
+    arithmetic_of,
+    refuse,
+    unsupported_model,
+    unsupported_settings,
+)
+from trueline.crosscheck.verdict import Failure, WorstRatios
 from trueline.data.blocks import BatchLoader, Block
-from trueline.errors import RequestError
-from trueline.loop.rows import Rows
-from trueline.many_steps.rows import rows_of
+from trueline.errors import CheckFailed, RequestError
 from trueline.module import LinearRegression
-from trueline.reference import SGD
+from trueline.reference import SGD, LeastSquares
 from trueline.reference.plateau import ReduceLROnPlateau
 from trueline.reference.schedules import Schedule
+from trueline.tensorboard import log_points
+
+SAVED_AS = "crosscheck"
+"""The entry of a checkpoint. It is no callback's own state, which Lightning would miss where the
+checkpoint is used without a cross-check."""
 
 
 class CrossCheck(Callback):
     """Holds every step of a training against an independent NumPy reference.
 
-    What is meant is never read from the torch optimizer or its scheduler, which are among the
+    What is expected is never read from the torch optimizer or its scheduler, which are among the
     judged. For `LinearRegression` it comes from the module's hyperparameters.
 
     Args:
@@ -52,9 +65,9 @@ class CrossCheck(Callback):
         optimizer: The update rule, with the lr before any schedule; for parameter groups one for
             each parameter's name, or for a dotted prefix of names.
         on_failure: `raise` stops at the first step that fails; `warn` goes on, and reports.
-        schedule: What changes the learning rate, if anything does.
+        schedule: Schedule of the learning rate, if it has one.
         interval: What the schedule counts.
-        monitor: The metric that a schedule waiting for a plateau watches. It is taken as found.
+        monitor: Metric that a schedule waiting for a plateau watches. It is taken as found.
         count_rows: Whether each row must be served once an epoch. It can be counted where the
             training loader's `dataset` is a `TensorDataset`, and is unless this is False.
 
@@ -98,6 +111,13 @@ class CrossCheck(Callback):
         self.count_rows = count_rows
         self._forget()
 
+    def _forget(self) -> None:
+        self._queue: StepQueue | None = None
+        self._rows: DatasetRows | None = None
+        self._resumed: dict[str, Any] = {}
+        self._nothing_learned: str | None = None
+        self._told = False
+
     def report(self) -> dict[str, Any]:
         """Return the verdict.
 
@@ -106,17 +126,25 @@ class CrossCheck(Callback):
             `epochs_counted` (whose rows were counted), `worst_ratio`, `worst_ratios` of loss,
             gradient and parameters, and `first_failure`.
         """
-        return self._outcome.report(self._served.epochs if self._served else 0)
-
-    @property
-    def ledger(self) -> Ledger | None:
-        """The steps of this training and the verdict on them, once there is a batch."""
-        return self._outcome.ledger
+        queue = self._queue
+        failed = queue.first_failure if queue else None
+        failure: Any = failed._asdict() if failed else self._nothing_learned
+        worst = queue.worst if queue else WorstRatios()
+        counted: Any = queue.rows if queue and queue.rows else self._rows
+        return {
+            "passed": failure is None and self.steps_checked > 0,
+            "steps_checked": self.steps_checked,
+            "steps_skipped": queue.steps_skipped if queue else 0,
+            "epochs_counted": counted.epochs if counted and self.count_rows else 0,
+            "worst_ratio": worst.worst_ratio,
+            "worst_ratios": dict(worst.worst),
+            "first_failure": failure,
+        }
 
     @property
     def steps_checked(self) -> int:
         """Optimizer steps compared so far."""
-        return self._outcome.steps_checked
+        return self._queue.steps_checked if self._queue else 0
 
     @property
     def knows_executions(self) -> bool:
@@ -125,16 +153,10 @@ class CrossCheck(Callback):
         return all(one is None for one in given)
 
     def watched_steps(self, first: int, steps: int) -> NDArray[np.int64]:
-        """Return which steps of the loop are compared, see `chosen`."""
+        """Return which steps of the loop are compared, see `DatasetRows.sampled`."""
+        assert self._rows is not None
         began = 0 if self._resumed else self._recorder.first_step
-        assert self._served is not None
-        return chosen(self._served, first, steps, began)
-
-    def _forget(self) -> None:
-        self._outcome = Outcome(self.on_failure)
-        self._resumed: dict[str, Any] = {}
-        self._served: Served | None = None
-        self._rows: Rows | None = None
+        return self._rows.sampled(self._first_step, first, steps, began)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier training."""
@@ -146,70 +168,68 @@ class CrossCheck(Callback):
         Raises:
             RequestError: Naming all of them.
         """
-        refuse(refused_settings(trainer))
+        refuse(unsupported_settings(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to record, or refuse what the reference cannot follow."""
         given = self.schedule, self.interval, self.monitor
-        self._schedule, self._interval, self._monitor = meant_schedule(pl_module.hparams, *given)
-        model = refused_in_model(trainer, self.reference, self.optimizer, self._schedule)
-        refuse(refused_settings(trainer) + model)
+        self._schedule, self._interval, self._monitor = expected_schedule(pl_module.hparams, *given)
+        model = unsupported_model(trainer, self.reference, self.optimizer, self._schedule)
+        refuse(unsupported_settings(trainer) + model)
         self._recorder = Recorder(trainer, pl_module)
         self._metric_due = False
-        self._outcome.logged = trainer.global_step
+        self._logged = trainer.global_step
 
     @np.errstate(all="ignore")  # numbers of a training that diverges overflow
-    def _open_ledger(
-        self, trainer: Trainer, batch: Any, inside_epoch: bool, all_rows: Any
-    ) -> Ledger:
+    def _open_queue(self, trainer: Trainer, batch: Any, inside_epoch: bool) -> StepQueue:
         """Begin to judge, now that there is a batch to ask the reference about."""
+        loader: Any = trainer.train_dataloader
+        module, recorder = trainer.lightning_module, self._recorder
         if trainer.world_size > 1:  # this process may have no row of it
             batch = next(theirs for theirs in gather(trainer, batch) if n_rows(theirs))
-        judge = meant_judge(trainer, self.reference, self.optimizer, self._recorder, batch)
+        judge = Judge(
+            self.reference or from_hyperparameters(LeastSquares, module.hparams),
+            self.optimizer or from_hyperparameters(SGD, module.hparams),
+            expected_clipping(trainer),
+            arithmetic_of(trainer),
+            recorder.layout,
+            example=(recorder.initial, batch),
+        )
         bases = [rule.optimizer.lr for rule in judge.rules]
+        by_number = getattr(loader, "ahead", None) is not None
+        all_rows = training_rows(trainer) if self.count_rows and not by_number else None
         counted = same_kind(all_rows, batch)
         rows = RowCount(fingerprints(all_rows), inside_epoch) if counted else None
-        ledger = Ledger(judge, MeantLr(bases, self._schedule, self._interval), rows)
-        if self._resumed and self._recorder.first_step:
-            restore(self._resumed, self._recorder, ledger)
-        return ledger
+        if isinstance(loader, BatchLoader):
+            window, dtype = trainer.accumulate_grad_batches, next(module.parameters()).dtype
+            self._rows = DatasetRows(loader, int(trainer.num_training_batches), window, dtype)
+        queue = StepQueue(judge, ExpectedLr(bases, self._schedule, self._interval), rows)
+        if self._resumed and recorder.first_step:
+            self._restore(queue)
+        return queue
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note the batch, and look whether the parameters are those that the last step left."""
-        loader: Any = trainer.train_dataloader
-        # Of such a training some steps may be single ones too.
-        in_blocks = getattr(loader, "ahead", None) is not None
-        dtype = next(pl_module.parameters()).dtype
         if isinstance(batch, Block):
+            self._first_step = batch.batch // trainer.accumulate_grad_batches
+            loader: Any = trainer.train_dataloader
             arrays = batch_arrays(trainer.precision_plugin.convert_input(loader.example()))
         else:
-            # The rows of blocks are counted in the dtype of the parameters.
-            given = batch
             if type(pl_module) is LinearRegression:
-                given = as_batch(batch, pl_module.hparams["n_features"])
-            if in_blocks:
-                given = tuple(tensor.to(dtype) for tensor in given)
-            arrays = self._recorder.start_batch(given)
-        if self.ledger is None:
-            rows_dtype = dtype if in_blocks else None
-            rows = training_rows(trainer, rows_dtype) if self.count_rows else None
-            self._outcome.ledger = self._open_ledger(trainer, arrays, batch_idx > 0, rows)
-            if isinstance(loader, BatchLoader):
-                window, per_epoch = (
-                    trainer.accumulate_grad_batches,
-                    int(trainer.num_training_batches),
-                )
-                self._served = Served(loader, per_epoch, window, dtype)
+                batch = as_batch(batch, pl_module.hparams["n_features"])
+            arrays = self._recorder.start_batch(batch)
+        if self._queue is None:
+            self._queue = self._open_queue(trainer, arrays, batch_idx > 0)
         if moved := self._recorder.moved():
-            self._outcome.fail(moved)
+            self._fail(moved)
         self._observe(trainer)
 
     def _observe(self, trainer: Trainer) -> None:
         """Tell the schedule the metric after a step or an epoch: the scheduler knows it by now."""
-        if self.ledger and self._metric_due and self._monitor in trainer.callback_metrics:
-            self.ledger.lr.observe(float(trainer.callback_metrics[self._monitor]))
+        if self._queue and self._metric_due and self._monitor in trainer.callback_metrics:
+            self._queue.lr.observe(float(trainer.callback_metrics[self._monitor]))
         self._metric_due = False
 
     def on_before_optimizer_step(
@@ -223,105 +243,73 @@ class CrossCheck(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Enter the step when the batch was the last one of its window; of a block, all steps."""
+        assert self._queue is not None
+        epoch, step = trainer.current_epoch, batch_idx // trainer.accumulate_grad_batches
         if isinstance(batch, Block):
-            self._enter_execution(trainer, pl_module, batch)
+            self._end_execution(trainer, pl_module, batch)
+            epoch, step, steps = batch.epoch, self._first_step, pl_module.execution.steps  # type: ignore[union-attr, operator]
+        elif self._recorder.end_batch(outputs):
+            lrs = self._queue.lr.at(trainer.global_step - 1, epoch)
+            one, failures = self._recorder.end_step(lrs)
+            self._fail(*failures)
+            self._follow_frozen(pl_module)
+            if one:
+                self._queue.enter(one)
+            steps, self._metric_due = 1, self._interval == "step"
+        else:
             return
-        step = batch_idx // trainer.accumulate_grad_batches
-        self._check_orders(trainer, trainer.current_epoch, step, 1)
-        if not self._recorder.end_batch(outputs):
-            return
-        assert self.ledger is not None
-        done = trainer.global_step - 1
-        step, failures = self._recorder.end_step(self.ledger.lr.at(done, trainer.current_epoch))
-        self._outcome.fail(*failures)
-        if step:
-            self._follow_frozen(pl_module, self._recorder.frozen)
-            self.ledger.enter(step)
-        self._metric_due = self._interval == "step"
-        self._outcome.log(trainer)
-        self._outcome.tell()
+        if self._rows and self.count_rows:
+            if wrong := self._rows.serve(epoch, step, steps):  # type: ignore[arg-type]
+                self._fail(Failure(trainer.global_step, f"rows of epoch {epoch}", cause=wrong))
+        self._log(trainer)
+        self._tell()
 
-    def _follow_frozen(self, pl_module: LightningModule, frozen: tuple[str, ...]) -> None:
+    def _follow_frozen(self, pl_module: LightningModule) -> None:
         """Judge what comes by the parameters that are free in it.
 
         A `LinearRegression` freezes none by itself: its user did. A subclass may do so by mistake,
         and other modules say by their reference what is trained.
-
-        Args:
-            pl_module: Module that is trained.
-            frozen: Names of its frozen parameters.
         """
-        assert self.ledger is not None
+        assert self._queue is not None
         if type(pl_module) is LinearRegression:
-            self.ledger.freeze(frozen)
-
-    def _check_orders(self, trainer: Trainer, epoch: int, step: int, steps: int) -> None:
-        """Check the order of the rows, where they are not counted by what was served."""
-        ledger, served = self.ledger, self._served
-        assert ledger is not None
-        if ledger.rows is not None or served is None or not self.count_rows:
-            return
-        self._fail_rows(trainer, epoch, served.check_orders(epoch, step, steps))
-
-    def _fail_rows(self, trainer: Trainer, epoch: int, wrong: str | None) -> None:
-        if wrong:
-            self._outcome.fail(Failure(trainer.global_step, f"rows of epoch {epoch}", cause=wrong))
+            self._queue.freeze(self._recorder.frozen)
 
     @np.errstate(all="ignore")  # numbers of a training that diverges overflow
-    def _enter_execution(self, trainer: Trainer, pl_module: LightningModule, block: Block) -> None:
-        """Enter the steps of an execution."""
-        ledger, execution, served = self.ledger, pl_module.execution, self._served
-        assert ledger is not None
-        assert served is not None
-        first = trainer.global_step - execution.steps  # type: ignore[union-attr, operator]
-        buffers, after, failures = self._recorder.end_execution(trainer.global_step)
-        self._outcome.fail(*failures)
-        ledger.settle()
-        self._follow_frozen(pl_module, self._recorder.frozen)
-        assert execution is not None
-        step = block.batch // trainer.accumulate_grad_batches
-        where = block.epoch, step, first
-        compared, expected = self.watched_steps(first, execution.steps), ledger.lr.of_steps
-        waits = self._interval == "step" and ledger.lr.waits
-        if waits:
-            along = ledger.lr.along(execution.losses)
-            expected = lambda numbers, epochs: along[numbers - first]  # noqa: E731
-        given = served, execution, where, (buffers, after), expected, compared
-        stacks = list(stacks_of(*given, ledger.judge.reference))
-        for stack in stacks:
-            ledger.enter_stack(stack)
-        if ledger.rows is not None:
-            whole = trainer.num_training_batches == len(trainer.train_dataloader)  # type: ignore[arg-type]
-            ledger.count_rows(stacks, whole, served.full_batch)
-        elif not served.full_batch:
-            self._check_orders(trainer, block.epoch, step, execution.steps)
-            self._rows = self._rows or rows_of(trainer, pl_module)
-            wrong = served.misgathered(self._rows, block.epoch, step, execution.steps)
-            self._fail_rows(trainer, block.epoch, wrong)
-        self._metric_due = self._interval == "step" and not waits
-        self._outcome.log(trainer)
-        self._outcome.tell()
+    def _end_execution(self, trainer: Trainer, pl_module: LightningModule, block: Block) -> None:
+        """Judge the steps of the loop."""
+        queue, rows, result = self._queue, self._rows, pl_module.execution
+        assert queue is not None
+        assert rows is not None
+        first = trainer.global_step - result.steps  # type: ignore[union-attr]
+        compared = self.watched_steps(first, result.steps)  # type: ignore[union-attr, arg-type]
+        self._metric_due = self._interval == "step" and not queue.lr.waits
+        given: Any = result, block, rows, queue.lr, compared
+        stacks, failures = self._recorder.end_execution(*given)
+        self._follow_frozen(pl_module)
+        for steps in stacks:
+            queue.judge_now(steps)
+        self._fail(*failures)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enter the end of an epoch, whose rows are then counted."""
         self._metric_due = self._metric_due or self._interval == "epoch"
         self._recorder.forget_window()  # of an epoch that was left in the middle of one
-        if self.ledger is not None:
+        if self._queue is not None:
             whole = is_epoch_whole(trainer)
-            self.ledger.enter(EpochEnd(trainer.current_epoch, whole, trainer.global_step))
-            self._outcome.tell()
+            self._queue.enter(EpochEnd(trainer.current_epoch, whole, trainer.global_step))
+            self._tell()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fail a training in which nothing was compared or nothing moved."""
-        if self.ledger is not None:
-            self.ledger.settle()
-            self._outcome.log(trainer, at_end=True)
+        if self._queue is not None:
+            self._queue.settle()
+            self._log(trainer, at_end=True)
         self._conclude()
         # A training that goes on may have come to where a step is less than a rounding.
         if self.steps_checked and self._recorder.unmoved and not self._recorder.first_step:
-            self._outcome.fail_empty(
-                f"some parameter to move in {self.steps_checked} steps, found none; raise the "
-                "learning rate, or train in more precision"
+            self._fail_empty(
+                f"expected some parameter to move in {self.steps_checked} steps, found none; raise "
+                "the learning rate, or train in more precision"
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -329,36 +317,105 @@ class CrossCheck(Callback):
         self._conclude()
 
     def _conclude(self) -> None:
-        if self.ledger is None or not self.steps_checked:
-            self._outcome.fail_empty(
-                "an optimizer step to compare, found none; train for more epochs"
+        if self._queue is None or not self.steps_checked:
+            self._fail_empty(
+                "expected an optimizer step to compare, found none; train for more epochs"
             )
-        elif failures := self._recorder.at_end(self.ledger.first_failure):
-            self._outcome.fail(*failures)
+        elif failures := self._recorder.at_end(self._queue.first_failure):
+            self._fail(*failures)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Judge what was entered before a training broke off, for the report."""
-        if self.ledger is not None:
+        if self._queue is not None:
             # The last steps of a training that diverges may have no bound. The exception says why.
             with contextlib.suppress(RequestError):
-                self.ledger.settle()
+                self._queue.settle()
+
+    def _fail(self, *failures: Failure) -> None:
+        """Note failures that it takes no reference to see."""
+        assert self._queue is not None
+        for failure in failures:
+            self._queue.fail(failure)
+        self._tell()
+
+    def _fail_empty(self, why: str) -> None:
+        """Note that there was nothing to learn from a training."""
+        self._nothing_learned = why
+        if self.on_failure == "raise":
+            raise CheckFailed(f"cross-check failed: {why}")
+
+    def _tell(self) -> None:
+        """Raise or warn when there is a first failure."""
+        failure = self._queue.first_failure if self._queue else None
+        if failure is None or self._told:
+            return
+        self._told = True
+        if self.on_failure == "raise":
+            raise CheckFailed(f"cross-check failed: {failure}")
+        rank_zero_warn(f"cross-check failed: {failure}")
+
+    def _log(self, trainer: Trainer, at_end: bool = False) -> None:
+        """Log the worst ratio of the steps since the last point, every `log_every_n_steps` steps.
+
+        Which steps a point takes in depends on their numbers alone, so that a training that goes on
+        from a checkpoint has the same points.
+        """
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        step = trainer.global_step
+        due = [] if every < 1 else list(range((self._logged // every + 1) * every, step + 1, every))
+        if at_end and step != (due or [self._logged])[-1]:
+            due.append(step)
+        if not due:
+            return
+        assert self._queue is not None
+        if trainer.loggers:
+            self._queue.settle()
+        self._logged = due[-1]
+        worst = [[ratio] for ratio in self._queue.worst.worst_up_to(due)]
+        log_points(trainer.loggers, ["crosscheck/worst_ratio"], worst, due)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Save what a resumed training is held against: where this one stands."""
-        if self.ledger is None:
+        if self._queue is None:
             return
         # Before anything is saved, what it rests on is judged.
-        self.ledger.settle()
-        self._outcome.tell()
+        self._queue.settle()
+        self._tell()
         self._observe(trainer)
-        save(checkpoint, self._recorder, self.ledger)
+        state = self._recorder.state_dict() | {"verdict": self._queue.state_dict()}
+        state["dataset"] = self._rows.state_dict() if self._rows else None
+        checkpoint[SAVED_AS] = apply_to_collection(state, np.ndarray, torch.tensor)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the state of a checkpoint for the training that goes on from it."""
-        self._resumed = saved_in(checkpoint)
+        state = checkpoint.get(SAVED_AS)
+        state = state if isinstance(state, dict) else {}
+        self._resumed = apply_to_collection(state, torch.Tensor, torch.Tensor.numpy)
+
+    def _restore(self, queue: StepQueue) -> None:
+        """Go on where a checkpoint was made.
+
+        Raises:
+            RequestError: When its state is not one that a cross-check has saved.
+        """
+        try:
+            self._recorder.load_state_dict(self._resumed)
+            queue.load_state_dict(self._resumed["verdict"])
+            if self._rows and (state := self._resumed.get("dataset")):
+                self._rows.load_state_dict(state)
+                if queue.rows and self._resumed["verdict"]["rows"] is None:
+                    served = fingerprints(self._rows.begun())
+                    queue.rows.load_state_dict(
+                        {"epochs": 0, "orders": {}, **state, "served": served}
+                    )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RequestError(
+                "ckpt_path: expected what the cross-check has saved, found something else in the "
+                f"checkpoint ({type(error).__name__}: {error}); use another, or --crosscheck off"
+            ) from error

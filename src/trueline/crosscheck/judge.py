@@ -1,35 +1,59 @@
-"""One optimizer step, taken once more in NumPy: what should have come, and how far it may be off.
+"""Optimizer steps, taken once more in NumPy: what should have come, and how far it may be off.
 
-This knows no Lightning and no torch; `callback` brings it what training did.
+This knows no Lightning and no torch; `callback` brings it what training did. Each step is judged
+from the parameters before it, so that none needs the one before.
 """
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trueline.crosscheck.layout import Layout
-from trueline.crosscheck.rows import n_rows
-from trueline.crosscheck.stack import Stack
-from trueline.crosscheck.step import Reference, Rule, Step
-from trueline.crosscheck.verdict import Quantity
+from trueline.crosscheck.parameter_vector import ParameterVector
+from trueline.crosscheck.record import Reference, Steps, n_rows, step_of
+from trueline.crosscheck.verdict import Comparison
 from trueline.errors import RequestError
 from trueline.reference import SGD, Clipping, LeastSquares, moments
-from trueline.reference.linear import share_of
-from trueline.reference.rounding import (
-    DOUBLE,
-    Arithmetic,
-    gamma,
-    step_bound,
-    window_bound,
-)
+from trueline.reference.rounding import Arithmetic, gamma, step_bound, window_bound
 from trueline.reference.running_error import bound_by_running
 
 Array = NDArray[np.float64]
-Parameters = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The update rule that is expected for some of the parameters.
+
+    Args:
+        names: Names of the parameters.
+        entries: Entries of the parameters in the vector.
+        optimizer: The update rule; its lr is the one before any schedule.
+        l1: Strength of the L1 penalty on each of the entries; 0 where none of them has one.
+    """
+
+    names: list[str]
+    entries: Any
+    optimizer: SGD
+    l1: Array | float
+
+
+class Objective(NamedTuple):
+    """Losses and gradients of a stack of n steps, each with a bound on its error.
+
+    Args:
+        losses: Loss of each batch, shape (n, n_parts).
+        loss_bounds: Bounds on the losses, in the same shape.
+        gradient: Gradient of each step over all its batches, shape (n, P).
+        bound: Bound on each entry of the gradient, in the same shape.
+    """
+
+    losses: Array
+    loss_bounds: Array
+    gradient: Array
+    bound: Array
 
 
 class Judge:
@@ -38,9 +62,9 @@ class Judge:
     Args:
         reference: Loss and gradient in NumPy.
         optimizer: The update rule for all parameters, or one for each name or dotted prefix.
-        clipping: The clipping that is meant, if any.
+        clipping: The clipping that is expected, if any.
         arithmetic: How the training rounds.
-        layout: Of the vectors.
+        layout: Layout of the vectors.
         example: Parameters and a batch, to ask the reference about what it trains.
 
     Raises:
@@ -54,10 +78,10 @@ class Judge:
         optimizer: SGD | Mapping[str, SGD],
         clipping: Clipping | None,
         arithmetic: Arithmetic,
-        layout: Layout,
+        layout: ParameterVector,
         example: tuple[Array, Any],
     ) -> None:
-        self.reference = reference
+        self.reference: Any = reference
         self.clipping = clipping
         self.arithmetic = arithmetic
         self.layout = layout
@@ -65,22 +89,31 @@ class Judge:
         self.frozen: tuple[str, ...] = ()
         self._without_frozen = self
 
+    @property
+    def takes_stacks(self) -> bool:
+        """Whether many steps are evaluated at once: least squares, where all rounds alike."""
+        return type(self.reference) is LeastSquares and self.arithmetic.uniform
+
     def freeze(self, names: tuple[str, ...]) -> "Judge":
         """Return the judge of steps that leave some parameters alone.
 
         Args:
             names: Names of the frozen parameters, all of them.
         """
-        original = self._without_frozen
-        rules = []
-        for rule in original.rules:
-            kept = [name for name in rule.names if name not in names]
-            entries = rule.entries
-            if kept != rule.names:
-                entries = self.layout.indices(kept) if kept else np.empty(0, np.intp)
-            rules.append(Rule(kept, entries, rule.optimizer, self._thresholds(entries)))
-        untrained = [n for n in self.layout.shapes if n in names or n in original.untrained]
-        return original.varied(frozen=names, rules=rules, untrained=untrained)
+        free = self._without_frozen
+        rules = [
+            self._rule([name for name in rule.names if name not in names], rule.optimizer)
+            for rule in free.rules
+        ]
+        untrained = [n for n in self.layout.shapes if n in names or n in free.untrained]
+        return free.varied(frozen=names, rules=rules, untrained=untrained)
+
+    def varied(self, **changes: Any) -> "Judge":
+        """Return a judge that differs in some attributes, such as `clipping` or `arithmetic`."""
+        other = copy(self)
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
 
     def _find_rules(
         self, optimizer: SGD | Mapping[str, SGD], parameters: Array, batch: Any
@@ -92,7 +125,7 @@ class Judge:
         """
         arrays = self.layout.arrays(parameters)
         gradients = self.reference.loss_and_gradient(arrays, batch)[1]
-        bounds = self.bounds(arrays, batch)[1]
+        bounds = self._bounds(arrays, batch)[1]
         for name, gradient in gradients.items():
             shape = self.layout.shapes.get(name)
             found = np.shape(gradient), np.shape(bounds.get(name, np.empty(0)))
@@ -112,9 +145,7 @@ class Judge:
                     f"CrossCheck(optimizer=...): expected names of trained parameters, "
                     f"{', '.join(trained)}; found {key}"
                 )
-            whole = names == list(self.layout.shapes)
-            entries = slice(None) if whole else self.layout.indices(names)
-            rules.append(Rule(names, entries, rule, self._thresholds(entries)))
+            rules.append(self._rule(names, rule))
         ruled = [name for rule in rules for name in rule.names]
         if sorted(ruled) != sorted(trained):
             raise RequestError(
@@ -123,21 +154,95 @@ class Judge:
             )
         return rules, [name for name in self.layout.shapes if name not in gradients]
 
-    def _thresholds(self, entries: Any) -> Array | float:
-        """Return the strength of the L1 penalty on some entries; 0 where none of them has one."""
-        of_names = getattr(self.reference, "thresholds", {})
-        shapes = self.layout.shapes.items()
-        strengths = {name: np.full(shape, of_names.get(name, 0.0)) for name, shape in shapes}
-        found = self.layout.vector(strengths)[entries]
-        return found if found.any() else 0.0
+    def _rule(self, names: list[str], optimizer: SGD) -> Rule:
+        of_names, shapes = getattr(self.reference, "thresholds", {}), self.layout.shapes
+        whole = names == list(shapes)
+        entries = slice(None) if whole else self.layout.indices(names)
+        strengths = {
+            name: np.full(shape, of_names.get(name, 0.0)) for name, shape in shapes.items()
+        }
+        l1 = self.layout.vector(strengths)[entries]
+        return Rule(names, entries, optimizer, l1 if l1.any() else 0.0)
 
-    def size(self, batch: Any) -> float:
-        """Return how much a batch counts beside others."""
-        size = getattr(self.reference, "size", None)
-        return float(size(batch) if size else n_rows(batch))
+    def judge(self, steps: Steps) -> list[Comparison]:
+        """Take steps and put what should have come beside what training found.
 
-    def bounds(self, parameters: Parameters, batch: Any) -> tuple[float, Mapping[str, Array]]:
-        """Bound the errors of loss and gradients over one batch."""
+        Returns:
+            The comparisons, in the order in which a training computes them.
+
+        Raises:
+            RequestError: When there is no finite bound.
+        """
+        expected = self.objective(steps)
+        found = np.stack([part.losses for part in steps.parts], axis=1)
+        if steps.without_penalty:
+            w, h = (
+                self.layout.arrays(steps.before)["weight"].reshape(len(steps), -1),
+                self.reference,
+            )
+            found = found + (h.l1 * np.abs(w) + h.l2 * w * w).sum(axis=1, keepdims=True)
+        losses = Comparison("loss", found, expected.losses, expected.loss_bounds)
+        if steps.skipped:  # the loss scale was too large: nothing may have moved
+            zero = np.zeros_like(steps.before)
+            return [losses, Comparison("parameter", steps.after, steps.before, zero)]
+        gradient = Comparison("gradient", steps.gradient, expected.gradient, expected.bound)
+        clipped = self.clip(expected.gradient, expected.bound)
+        return [losses, gradient, *self._updates(steps, *clipped)]
+
+    def objective(self, steps: Steps) -> Objective:
+        """Return losses and gradients of steps: over all rows, whatever batches they came in."""
+        if steps.anchor is not None:
+            return self._from_moments(steps)
+        parts = [self.evaluate(steps.before, part.batch) for part in steps.parts]
+        losses, loss_bounds = (np.stack([part[i] for part in parts], axis=1) for i in (0, 1))
+        if len(parts) == 1 and steps.divisor == 1:
+            return Objective(losses, loss_bounds, parts[0][2], parts[0][3])
+        sizes = np.array([self._sizes(part.batch, len(steps)) for part in steps.parts])
+        share = (sizes / sizes.sum(axis=0))[..., None]
+        gradients, bounds = (np.array([part[i] for part in parts]) for i in (2, 3))
+        size, u = np.sum(share * np.abs(gradients), axis=0), self.arithmetic.parameters
+        bound = window_bound(np.sum(share * bounds, axis=0), size, len(parts), u)
+        loss_bounds = loss_bounds + gamma(2, u) * np.abs(losses)  # divided, and multiplied again
+        return Objective(losses, loss_bounds, np.sum(share * gradients, axis=0), bound)
+
+    def evaluate(self, before: Array, batch: Any) -> tuple[Array, Array, Array, Array]:
+        """Return losses, bounds on them, gradients, and bounds on these, over one batch a step.
+
+        Args:
+            before: Parameters before each step, shape (n, P).
+            batch: Batch of each step, its arrays with an axis of steps in front.
+
+        Raises:
+            RequestError: When there is no finite bound.
+        """
+        if self.takes_stacks and batch[0].shape[1]:
+            losses, gradients, loss_bounds, bounds = self.reference.judge_steps(
+                self.layout.arrays(before), batch, self.arithmetic
+            )
+            found = losses, loss_bounds, self.layout.vector(gradients), self.layout.vector(bounds)
+        else:
+            one_by_one = [self._evaluate_one(b, step_of(batch, k)) for k, b in enumerate(before)]
+            found = tuple(np.array(each) for each in zip(*one_by_one, strict=True))  # type: ignore[assignment]
+        for name in self.untrained:
+            for gradient_or_bound in found[2:]:
+                gradient_or_bound[:, self.layout.slices[name]] = 0
+        refuse_unbounded(*found[:2])
+        refuse_unbounded(*found[2:])
+        return found
+
+    def _evaluate_one(self, before: Array, batch: Any) -> tuple[float, float, Array, Array]:
+        zero = np.zeros_like(before)
+        if not self.size(batch):  # a process may have no row of a batch
+            return 0.0, 0.0, zero, zero
+        arrays = self.layout.arrays(before)
+        loss, gradients = self.reference.loss_and_gradient(arrays, batch)
+        loss_bound, bounds = self._bounds(arrays, batch)
+        rest = self.layout.arrays(zero)  # of parameters that have no gradient
+        gradient, bound = (self.layout.vector({**rest, **g}) for g in (gradients, bounds))
+        return float(loss), float(loss_bound), gradient, bound
+
+    def _bounds(self, parameters: Mapping[str, Array], batch: Any) -> tuple[float, Any]:
+        """Bound the errors of loss and gradients over one batch of one step."""
         own = getattr(self.reference, "rounding_bound", None)
         try:
             if own:
@@ -146,100 +251,76 @@ class Judge:
         except TypeError as error:
             raise RequestError(f"reference: {error}") from error
 
-    def part(self, parameters: Array, batch: Any) -> tuple[float, float, Array, Array]:
-        """Return loss, its bound, gradient and its bound over one batch.
+    def size(self, batch: Any) -> float:
+        """Return how much a batch of one step counts beside others."""
+        size = getattr(self.reference, "size", None)
+        return float(size(batch) if size else n_rows(batch))
 
-        Raises:
-            RequestError: When there is no finite bound.
-        """
-        arrays = self.layout.arrays(parameters)
-        if not self.size(batch):  # a process may have no row of a batch
-            zero = np.zeros(len(parameters))
-            return 0.0, 0.0, zero, zero
-        loss, gradients = self.reference.loss_and_gradient(arrays, batch)
-        loss_bound, bounds = self.bounds(arrays, batch)
-        if self.untrained:
-            rest = {name: np.zeros(self.layout.shapes[name]) for name in self.untrained}
-            gradients, bounds = {**gradients, **rest}, {**bounds, **rest}
-        gradient, bound = self.layout.vector(gradients), self.layout.vector(bounds)
-        refuse_unbounded(np.asarray(loss), np.asarray(loss_bound))
-        refuse_unbounded(gradient, bound)
-        return float(loss), float(loss_bound), gradient, bound
+    def _sizes(self, batch: Any, n: int) -> list[float]:
+        return [self.size(step_of(batch, k)) for k in range(n)]
 
-    def window(self, step: Step) -> tuple[Array, Array, Array, Array]:
-        """Return the losses of all parts, their bounds, the gradient over all rows, its bound."""
-        parts = [self.part(step.before, part.batch) for part in step.parts]
-        losses, loss_bounds = (np.array([part[i] for part in parts]) for i in (0, 1))
-        if len(parts) == 1 and step.divisor == 1:
-            return losses, loss_bounds, parts[0][2], parts[0][3]
-        sizes = [self.size(part.batch) for part in step.parts]
-        share = np.array(sizes)[:, None] / sum(sizes)
-        gradients, bounds = (np.array([part[i] for part in parts]) for i in (2, 3))
-        bound, size = np.sum(share * bounds, axis=0), np.sum(share * np.abs(gradients), axis=0)
-        u = self.arithmetic.parameters
-        loss_bounds = loss_bounds + gamma(2, u) * np.abs(losses)  # divided, and multiplied again
-        gradient = np.sum(share * gradients, axis=0)
-        return losses, loss_bounds, gradient, window_bound(bound, size, len(parts), u)
+    def _from_moments(self, steps: Steps) -> Objective:
+        """Return losses and gradients of steps that training took from moments of their rows."""
+        reference, u = self.reference, self.arithmetic.parameters
+        assert steps.anchor is not None
+        known = steps.moments or moments.moments_of_each(*steps.parts[0].batch)
+        shape = steps.before.shape[1] // known.n_targets, known.n_targets
+        theta = steps.before.reshape(-1, *shape)
+        found = moments.evaluate(known, theta, steps.anchor.reshape(shape))
+        w, pull = theta[:, :-1], np.zeros_like(theta)
+        pull[:, :-1] = 2 * reference.l2 * w
+        gradient = found.gradient + pull
+        # The gradient is rounded to the precision of the training before the penalty is added.
+        allowed = found.gradient_bound
+        bound = allowed + gamma(4, u) * (np.abs(found.gradient) + allowed + np.abs(pull))
+        losses = found.loss + (reference.l1 * np.abs(w) + reference.l2 * w * w).sum(axis=(1, 2))
+        loss_bounds = found.loss_bound + gamma(w[0].size + 5, u) * losses
+        flat = [array.reshape(steps.before.shape) for array in (gradient, bound)]
+        for name in self.untrained:
+            for array in flat:
+                array[:, self.layout.slices[name]] = 0
+        refuse_unbounded(*flat)
+        return Objective(losses[:, None], loss_bounds[:, None], *flat)
 
-    def judge(self, step: Step) -> list[Quantity]:
-        """Take a step and put what should have come beside what training found.
+    def clip(self, gradient: Array, bound: Array) -> tuple[Array, Array]:
+        """Return gradients as they should be clipped, and the bounds on their errors."""
+        if not self.clipping:
+            return gradient, bound
+        return self.clipping.clip_steps(gradient, bound, self.arithmetic.parameters)
 
-        Returns:
-            The comparisons, in the order in which a training computes them.
-        """
-        losses, loss_bounds, gradient, bound = self.window(step)
-        return [
-            Quantity("loss", _losses_of(step), losses, loss_bounds),
-            Quantity("gradient", step.gradient, gradient, bound),
-            *self.updates(step, *self.clip(gradient, bound)),
-        ]
-
-    def losses(self, step: Step) -> Quantity:
-        """Put the losses alone beside what training found."""
-        return Quantity("loss", _losses_of(step), *self.window(step)[:2])
-
-    def updates(self, step: Any, gradient: Array, bound: Array) -> list[Quantity]:
-        """Compare what the optimizer did with the gradient that it should have used.
-
-        Args:
-            step: A `Step`, or anything with its arrays, which may have an axis for steps in front.
-            gradient: After clipping.
-            bound: On its error.
-        """
-        compared, after, allowed = [], step.before.copy(), np.zeros_like(bound)
+    def _updates(self, steps: Steps, gradient: Array, bound: Array) -> list[Comparison]:
+        """Compare what the optimizer did with the gradient that it should have used."""
+        compared, after, allowed = [], steps.before.copy(), np.zeros_like(bound)
         for k, rule in enumerate(self.rules):
             if not rule.names:
                 continue
-            at = (..., rule.entries)
-            lr, lr_error = step.lrs[..., k, :1], step.lrs[..., k, 1:]
-            optimizer: Any = replace(rule.optimizer, lr=lr)
-            buffer = None if step.buffer is None else step.buffer[at]
-            state = step.before[at], gradient[at], bound[at]
-            after[at], momentum, allowed[at], kept = self._step(
-                optimizer, *state, buffer, lr_error, rule.l1
-            )
-            found = step.lr[at]
+            at = (slice(None), rule.entries)
+            lr, lr_error = steps.lrs[:, k, :1], steps.lrs[:, k, 1:]
+            optimizer = replace(rule.optimizer, lr=lr)  # type: ignore[arg-type]
+            state = steps.before[at], gradient[at], bound[at], steps.buffer[at], lr_error, rule.l1
+            after[at], momentum, allowed[at], kept = self.update(optimizer, *state)
+            found = steps.lr[at]
             if np.isfinite(found).all():  # what no group has shows by not moving
                 zero = np.zeros_like(found)
-                compared.append(Quantity("lr", found, lr + zero, lr_error + zero, rule.entries))
+                compared.append(Comparison("lr", found, lr + zero, lr_error + zero, rule.entries))
             if optimizer.momentum:
-                found = step.buffer_after[at]
-                compared.append(Quantity("momentum", found, momentum, kept, rule.entries))
-        return [*compared, Quantity("parameter", step.after, after, allowed)]
+                found = steps.buffer_after[at]
+                compared.append(Comparison("momentum", found, momentum, kept, rule.entries))
+        return [*compared, Comparison("parameter", steps.after, after, allowed)]
 
-    def _step(
+    def update(
         self,
         optimizer: SGD,
         before: Array,
         gradient: Array,
         bound: Array,
-        buffer: Array | None,
+        buffer: Array,
         lr_error: Any,
         l1: Any,
     ) -> tuple[Any, ...]:
         """Return parameters and momentum after a step, and the bounds on both.
 
-        A buffer is nan where a parameter that was frozen so far has none yet.
+        A buffer is nan where there is none yet: at the first step, or after a parameter was frozen.
         """
 
         def step(buffer: Array | None) -> tuple[Any, ...]:
@@ -249,103 +330,13 @@ class Judge:
                 *step_bound(optimizer, before, gradient, bound, buffer, u, lr_error, l1),
             )
 
-        if buffer is None or not (new := np.isnan(buffer)).any():
+        new = np.isnan(buffer)
+        if not optimizer.momentum or new.all():
+            return step(None)
+        if not new.any():
             return step(buffer)
         pairs = zip(step(None), step(np.where(new, 0.0, buffer)), strict=True)
         return tuple(np.where(new, first, later) for first, later in pairs)
-
-    def can_stack(self, steps: list[Step]) -> bool:
-        """Return whether `judge_stack` takes these steps: of equal shape, one batch each."""
-        return (
-            len(steps) > 0
-            and type(self.reference) is LeastSquares
-            and self.arithmetic.uniform
-            and all(len(s.parts) == 1 and s.divisor == 1 and not s.skipped for s in steps)
-            and len({len(s.parts[0].batch[0]) for s in steps}) == 1
-            and len(steps[0].parts[0].batch[0]) > 0
-            and (steps[0].buffer is None) == (steps[-1].buffer is None)
-        )
-
-    def judge_stack(self, stack: Stack) -> list[Quantity]:
-        """Do what `judge` does for many steps, whose comparisons are stacked.
-
-        Each step is judged from the parameters before it, so none needs the one before.
-        """
-        if stack.anchor is None:
-            found = self._by_residuals(stack)
-        else:
-            found = self._by_moments(stack)
-        losses, loss_bounds, gradient, bound = found
-        for name in self.untrained:
-            gradient[..., self.layout.slices[name]] = bound[..., self.layout.slices[name]] = 0
-        refuse_unbounded(losses, loss_bounds)
-        refuse_unbounded(gradient, bound)
-        return [
-            Quantity("loss", stack.losses, losses, loss_bounds),
-            Quantity("gradient", stack.gradient, gradient, bound),
-            *self.updates(stack, *self.clip(gradient, bound)),
-        ]
-
-    def _by_residuals(self, stack: Stack) -> tuple[Array, Array, Array, Array]:
-        """Return losses, gradients and their bounds, where training took steps from rows."""
-        reference: Any = self.reference
-        batch = tuple(np.asarray(array, np.float64) for array in stack.batch)
-        losses, gradients, loss_bounds, bounds = reference.judge_steps(
-            self.layout.arrays(stack.before), batch, self.arithmetic
-        )
-        return losses, loss_bounds, self.layout.vector(gradients), self.layout.vector(bounds)
-
-    def _by_moments(self, stack: Stack) -> tuple[Array, Array, Array, Array]:
-        """Return losses, gradients and their bounds, where training took steps from moments."""
-        reference: Any = self.reference
-        X, y, *weights = stack.batch
-        n, shape = X.shape[1], (-1, X.shape[2] + 1, y.shape[2] if y.ndim > 2 else 1)
-        theta = stack.before.reshape(shape)
-        anchor = np.broadcast_to(stack.anchor, stack.before.shape).reshape(shape)
-        if stack.moments is None:
-            share = share_of(shape[2], n, *(np.asarray(w, np.float64) for w in weights))
-            found = moments.evaluate(
-                X,
-                y.reshape(*y.shape[:2], -1),
-                share[..., None] if weights else share,
-                theta,
-                anchor,
-            )
-        else:
-            found = moments.evaluate_all_rows(stack.moments, theta, anchor)
-        # Of the moments that training used, and of those of the reference.
-        times = 1 if stack.moments is None else 2
-        bound = times * moments.gradient_bound(found, n, bool(weights), DOUBLE)
-        penalty = np.full(theta.shape[1:], 2 * reference.l2)
-        penalty[-1] = 0
-        pulled = penalty * np.abs(theta)
-        gradient, u = found.gradient + penalty * theta, self.arithmetic.parameters
-        bound = bound + gamma(4, u) * (np.abs(gradient) + bound + pulled)
-        sums = gamma((2 if weights else 1) * n + 2 * stack.before.shape[1] + 16, DOUBLE)
-        penalties = reference.l1 * np.abs(theta[:, :-1]) + reference.l2 * theta[:, :-1] ** 2
-        losses = found.loss + penalties.sum(axis=(1, 2))
-        loss_bound = (times + 1) * sums * found.loss_reach + gamma(
-            shape[1] * shape[2] + 5, u
-        ) * losses
-        flat = (a.reshape(stack.before.shape) for a in (gradient, bound))
-        return losses, loss_bound, *flat
-
-    def varied(self, **changes: Any) -> "Judge":
-        """Return a judge that differs in some attributes, such as `clipping` or `arithmetic`."""
-        other = copy(self)
-        for name, value in changes.items():
-            setattr(other, name, value)
-        return other
-
-    def clip(self, gradient: Array, bound: Array) -> tuple[Array, Array]:
-        """Return the gradient as it should be clipped, and the bound on its error."""
-        if not self.clipping:
-            return gradient, bound
-        return self.clipping.clip_steps(gradient, bound, self.arithmetic.parameters)
-
-
-def _losses_of(step: Step) -> Array:
-    return np.array([np.nan if part.loss is None else part.loss for part in step.parts])
 
 
 def refuse_unbounded(values: Array, bounds: Array) -> None:

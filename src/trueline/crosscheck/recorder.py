@@ -1,4 +1,4 @@
-"""Records what a training does, step by step: the batches, the numbers before, and those after."""
+"""Records what a training does: the batches of steps, the numbers before them, and those after."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,20 +7,30 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
-from trueline.crosscheck.reading import ModuleState, batch_arrays, gather, loss_scale
-from trueline.crosscheck.step import Part, Step
+from trueline.crosscheck.dataset_rows import DatasetRows
+from trueline.crosscheck.expected import ExpectedLr
+from trueline.crosscheck.record import MicroBatch, Steps, map_arrays
+from trueline.crosscheck.to_numpy import ModuleState, batch_arrays, gather, loss_scale
 from trueline.crosscheck.verdict import Failure
+from trueline.data.blocks import Block
 from trueline.errors import RequestError
+from trueline.loop.state import StepResult
 
 Array = NDArray[np.float64]
+Numbers = NDArray[np.int64]
 
 
 class Recorder:
     """Puts together, from what Lightning shows at each hook, the steps that a judge can take.
 
     Args:
-        trainer: At the start of its training.
-        module: That it trains.
+        trainer: Trainer at the start of its training.
+        module: Module that it trains.
+
+    Attributes:
+        last: Parameters that the latest step has left.
+        buffers: Momentum buffers that it has left; nan where there is none.
+        frozen: Names of the parameters that the latest step was to leave alone.
     """
 
     def __init__(self, trainer: Trainer, module: LightningModule) -> None:
@@ -33,8 +43,8 @@ class Recorder:
         self.layout = self._state.layout
         self.initial = self.last = self._state.parameters()
         # A training that starts anew has no momentum yet, whatever the optimizer holds.
-        self._buffers = self._state.buffers() if self.first_step else None
-        self._no_buffers = np.full_like(self.last, np.nan)
+        none = np.full_like(self.last, np.nan)
+        self.buffers = self._state.buffers() if self.first_step else none
         self.frozen: tuple[str, ...] = ()
         self.forget_window()
 
@@ -45,14 +55,14 @@ class Recorder:
 
     def forget_window(self) -> None:
         """Begin a window of batches anew."""
-        self._parts: list[Part] = []
+        self._parts: list[tuple[Any, float]] = []
         self._gradient: Array | None = None
 
     def start_batch(self, batch: Any) -> Any:
         """Note a batch; return it as arrays."""
         # A copy, made before the module has seen the batch: it might change it in place.
-        self._parts.append(Part(batch_arrays(batch)))
-        return self._parts[-1].batch
+        self._parts.append((batch_arrays(batch), np.nan))
+        return self._parts[-1][0]
 
     def start_step(self) -> None:
         """Note the gradients and the learning rates that the optimizer will use."""
@@ -73,20 +83,19 @@ class Recorder:
             )
         asked = self._trainer.accumulate_grad_batches
         # Lightning has divided the loss by the number of batches in a window.
-        self._parts[-1].loss = float(outputs["loss"].item()) * asked
+        self._parts[-1] = self._parts[-1][0], float(outputs["loss"].item()) * asked
         return self._gradient is not None or self._is_full
 
     @property
     def _is_full(self) -> bool:
-        return (
-            len(self._parts) == self._trainer.accumulate_grad_batches or self._trainer.is_last_batch
-        )
+        asked = self._trainer.accumulate_grad_batches
+        return len(self._parts) == asked or self._trainer.is_last_batch
 
-    def end_step(self, lrs: Array) -> tuple[Step | None, list[Failure]]:
+    def end_step(self, lrs: Array) -> tuple[Steps | None, list[Failure]]:
         """Close the window.
 
         Args:
-            lrs: The learning rates that are meant, see `Step`.
+            lrs: Expected learning rates, shape (n_rules, 2).
 
         Returns:
             The step, with what all processes know of it, if there was one at the right time, and
@@ -95,8 +104,8 @@ class Recorder:
         trainer, number = self._trainer, self._trainer.global_step
         parts, gradient, asked = self._parts, self._gradient, trainer.accumulate_grad_batches
         full = self._is_full
-        before, self.last = self.last, self._state.parameters()
-        buffer, self._buffers = self._buffers, self._state.buffers()
+        before, buffer = self.last, self.buffers
+        self.last, self.buffers = self._state.parameters(), self._state.buffers()
         self.forget_window()
         if gradient is None or not full:
             batches = f"{asked} batch" + ("es" if asked > 1 else "")
@@ -108,7 +117,7 @@ class Recorder:
         if trainer.world_size > 1:
             everyone = gather(trainer, (parts, gradient, self.last))
             parts = [part for theirs in everyone for part in theirs[0]]
-            failures += differing([theirs[1:] for theirs in everyone], number)
+            failures += _differing([theirs[1:] for theirs in everyone], number)
         skipped = False
         if self._loss_scale is not None:
             skipped = not np.isfinite(gradient).all()
@@ -116,50 +125,98 @@ class Recorder:
             if (found := loss_scale(trainer)) != self._loss_scale:
                 wrong = f"expected {self._loss_scale}, found {found}"
                 failures.append(Failure(number, "loss scale", cause=wrong))
-        step = Step(
-            number=number,
-            epoch=trainer.current_epoch,
-            parts=parts,
-            before=before,
-            gradient=gradient,
-            after=self.last,
-            buffer=buffer,
-            buffer_after=self._no_buffers if self._buffers is None else self._buffers,
-            lr=self._lr,
-            lrs=lrs,
+        step = Steps(
+            numbers=np.array([number]),
+            epochs=np.array([trainer.current_epoch]),
+            parts=[
+                MicroBatch(map_arrays(lambda array: array[None], batch), np.array([loss]))
+                for batch, loss in parts
+            ],
+            before=before[None],
+            gradient=gradient[None],
+            after=self.last[None],
+            buffer=buffer[None],
+            buffer_after=self.buffers[None],
+            lr=self._lr[None],
+            lrs=lrs[None],
             divisor=asked,
             skipped=skipped,
         )
         return step, failures
 
-    def end_execution(self, number: int) -> tuple[Array | None, Array, list[Failure]]:
-        """Note what an execution left.
+    def end_execution(
+        self, result: StepResult, block: Block, rows: DatasetRows, lr: ExpectedLr, compared: Numbers
+    ) -> tuple[list[Steps], list[Failure]]:
+        """Note what the loop has done.
+
+        Args:
+            result: Steps of the loop.
+            block: Batches that were served for them.
+            rows: Rows of the training, by their numbers.
+            lr: Expected learning rates.
+            compared: Numbers of the steps that are compared, from 0.
 
         Returns:
-            The momentum buffers before it, the parameters after it, and what is wrong with them
-            that takes no reference to see.
+            These steps, and what is wrong with them that takes no reference to see.
         """
-        before = self._buffers
-        self.last, self._buffers = self._state.parameters(), self._state.buffers()
+        trainer, at = self._trainer, result.select(compared)
+        first, step = (
+            trainer.global_step - result.steps,
+            block.batch // trainer.accumulate_grad_batches,
+        )
+        none = np.full(result.before.shape, np.nan)
+        states = {
+            "before": result.before,
+            "after": result.after,
+            "buffer": none if result.buffer is None else result.buffer,
+            "buffer_after": none if result.buffer_after is None else result.buffer_after,
+            "gradient": result.gradient,
+        }
+        states = {name: array[at] for name, array in states.items()}
+        if compared[0] == 0:  # the loop should have taken up what the steps before left
+            states["before"][0], states["buffer"][0] = self.last, self.buffers
+        self.last, self.buffers = self._state.parameters(), self._state.buffers()
+        if compared[-1] == result.steps - 1:  # and this is what it left
+            states["after"][-1], states["buffer_after"][-1] = self.last, self.buffers
         self.frozen = self._state.frozen()
         self.forget_window()
-        failures = []
-        if self._trainer.world_size > 1:
-            everyone = gather(self._trainer, (self.last,))
-            failures = differing(everyone, number)
-        return before, self.last, failures
+        everyone = gather(trainer, (self.last,))
+        failures = _differing(everyone, trainer.global_step)
+        before, after = states["before"][1:], states["after"][:-1]
+        apart = (before.view(np.int64) != after.view(np.int64)).any(axis=1) & (
+            np.diff(compared) == 1
+        )
+        if apart.any():
+            k = int(np.argmax(apart))
+            failures.append(self._moved_from(after[k], before[k], first + int(compared[k + 1]) + 1))
+        numbers, epochs = first + compared, block.epoch + (step + compared) // rows.steps_per_epoch
+        by_loss = lr.waits and lr.interval == "step"
+        lrs = lr.along(result.losses)[compared] if by_loss else lr.of_steps(numbers, epochs)
+        lr_used = np.broadcast_to(result.lrs[compared, None], states["before"].shape)
+        arrays = {"numbers": numbers + 1, "epochs": epochs, "lr": lr_used, "lrs": lrs, **states}
+        batches = rows.batches(block.epoch, step + compared, result.anchor is not None)
+        found = []
+        for which, batch, moments in batches:
+            parts = [MicroBatch(batch, result.losses[compared[which]])]
+            some: Any = {name: array[which] for name, array in arrays.items()}
+            given: Any = {"without_penalty": True, "anchor": result.anchor, "moments": moments}
+            found.append(Steps(parts=parts, **some, **given))
+        return found, failures
 
     def moved(self) -> Failure | None:
         """Return a failure where the parameters are not, to the bit, what the last step left."""
         before, self.last = self.last, self._state.parameters()
         if self.last.tobytes() == before.tobytes():
             return None
-        i = int(np.argmax(self.last.view(np.int64) != before.view(np.int64)))
+        return self._moved_from(before, self.last, self._trainer.global_step + 1)
+
+    def _moved_from(self, expected: Array, found: Array, step: int) -> Failure:
+        i = int(np.argmax(found.view(np.int64) != expected.view(np.int64)))
         return Failure(
-            self._trainer.global_step + 1,
+            step,
             f"{self.layout.name_at(i)} since the last step",
-            found=float(self.last[i]),
-            expected=float(before[i]),
+            found=float(found[i]),
+            expected=float(expected[i]),
             bound=0.0,
             ratio=float("inf"),
             cause="not the optimizer but something else changed it",
@@ -169,23 +226,19 @@ class Recorder:
         """Return what is wrong at the end of a training, in this process or in another.
 
         Args:
-            failure: That this process has found so far.
+            failure: First failure that this process has found.
         """
         # Read anew from the module, which may have been given other parameters.
         self._state = ModuleState(self._module, self._trainer.optimizers[0])
         everyone = gather(self._trainer, (self._state.parameters(), failure))
         failures = [theirs for _, theirs in everyone if theirs is not None]
-        failures += differing([theirs[:1] for theirs in everyone], self._trainer.global_step + 1)
+        failures += _differing([theirs[:1] for theirs in everyone], self._trainer.global_step + 1)
         moved = self.moved()
         return [*failures, moved] if moved else failures
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training must have to the bit."""
-        return {
-            "precision": self._precision,
-            "parameters": self.last,
-            "buffers": self._buffers,
-        }
+        return {"precision": self._precision, "parameters": self.last, "buffers": self.buffers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a checkpoint was made, if its numbers are those of this precision."""
@@ -194,10 +247,11 @@ class Recorder:
         found, expected = np.shape(state["parameters"]), np.shape(self.last)
         if found != expected:
             raise ValueError(f"expected parameters of shape {expected}, found {found}")
-        self.last, self._buffers = state["parameters"], state["buffers"]
+        self.last, buffers = state["parameters"], state["buffers"]
+        self.buffers = np.full_like(self.last, np.nan) if buffers is None else buffers
 
 
-def differing(everyone: list[tuple[Array, ...]], number: int) -> list[Failure]:
+def _differing(everyone: list[tuple[Array, ...]], number: int) -> list[Failure]:
     """Return a failure for each process whose arrays are not those of process 0, to the bit."""
     wrong = "its gradients or parameters are not those of process 0"
     return [

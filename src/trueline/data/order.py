@@ -98,6 +98,18 @@ class RowOrder:
         """Whether rows are shuffled by pools, rather than all together."""
         return self.shuffle and self.n_samples > min(FEW_ROWS, self.pool)
 
+    def segments(self, epoch: int) -> tuple[Numbers, Numbers]:
+        """Return what the pools of an epoch are made of, where rows are shuffled by pools.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+
+        Returns:
+            First rows of all segments, in the order of the pools, and the rows outside of segments,
+            which come after them.
+        """
+        return self._of(epoch).segments()  # type: ignore[no-any-return]
+
     @property
     def piece(self) -> int:
         """Rows that are fetched together: a pool, or a pool within a large one."""
@@ -173,6 +185,10 @@ class _Pools:
                 self._numbers = pool, self._of_pool(pool)
             found.append(self._numbers[1][max(part.start - first, 0) : part.stop - first])
         return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def segments(self) -> tuple[Numbers, Numbers]:
+        """Return the first rows of all segments, and the rows outside of segments."""
+        return self._offset + self._segment * self._order.run(0, self._segments), self._loose
 
     def _of_pool(self, pool: int) -> Numbers:
         """Return the row numbers of a whole pool."""

@@ -8,8 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
-from trueline.crosscheck.layout import Layout
-from trueline.crosscheck.served import FEW_NUMBERS
+from trueline.crosscheck.parameter_vector import ParameterVector
 from trueline.reference.loss_scale import LossScale
 
 Array = NDArray[np.float64]
@@ -40,32 +39,30 @@ class ModuleState:
     """Reads parameters, gradients and the optimizer's state of a module as vectors.
 
     Args:
-        module: Whose parameters.
-        optimizer: That updates them.
+        module: Module with the parameters.
+        optimizer: Optimizer that updates them.
     """
 
     def __init__(self, module: LightningModule, optimizer: torch.optim.Optimizer) -> None:
         named = dict(module.named_parameters())
-        self.layout = Layout({name: tuple(p.shape) for name, p in named.items()})
+        self.layout = ParameterVector({name: tuple(p.shape) for name, p in named.items()})
         self._parameters = list(named.values())
-        self._places = range(len(named))
         self._views: list[tuple[int, NDArray[Any]]] = [(-1, np.empty(0))] * len(named)
         self._sizes = [p.numel() for p in self._parameters]
         self._optimizer = optimizer
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         self._groups = [groups.get(id(p), {"lr": np.nan}) for p in self._parameters]
-        self._lrs: tuple[list[float], Array] = [], np.empty(0)
 
     def parameters(self) -> Array:
         """Return the parameters."""
-        return np.concatenate([self._flat(i) for i in self._places], dtype=np.float64)
+        flat = [self._flat(i) for i in range(len(self._parameters))]
+        return np.concatenate(flat, dtype=np.float64)
 
     def _flat(self, i: int) -> NDArray[Any]:
         """Return a parameter as a flat array, on a CPU without asking torch for it every time."""
         parameter, (address, view) = self._parameters[i], self._views[i]
         if parameter.data_ptr() != address:
-            array = as_array(parameter)
-            view = array.reshape(-1)
+            view = as_array(parameter).reshape(-1)
             if parameter.is_cpu and view.ctypes.data == parameter.data_ptr():
                 self._views[i] = parameter.data_ptr(), view
         return view
@@ -77,31 +74,22 @@ class ModuleState:
 
     def gradients(self) -> Array:
         """Return the gradients; 0 where there is none."""
-        found = [p.grad for p in self._parameters]
-        flat = [
-            np.zeros(n) if g is None else as_array(g).reshape(-1)
-            for g, n in zip(found, self._sizes, strict=True)
-        ]
-        return np.concatenate(flat, dtype=np.float64)
+        return self._vector([p.grad for p in self._parameters], 0.0)
 
     def lrs(self) -> Array:
         """Return the learning rate of each entry; nan where no parameter group has it."""
-        lrs = [float(group["lr"]) for group in self._groups]
-        if lrs != self._lrs[0]:
-            self._lrs = lrs, np.repeat(lrs, self._sizes)
-        return self._lrs[1]
+        return np.repeat([float(group["lr"]) for group in self._groups], self._sizes)
 
-    def buffers(self) -> Array | None:
-        """Return the momentum buffers, nan where one is missing; None where there are none."""
+    def buffers(self) -> Array:
+        """Return the momentum buffers; nan where there is none."""
         state: Any = self._optimizer.state
-        if not state:
-            return None
         found = [state.get(p, {}).get("momentum_buffer") for p in self._parameters]
-        if all(buffer is None for buffer in found):
-            return None
+        return self._vector(found, np.nan)
+
+    def _vector(self, tensors: list[torch.Tensor | None], missing: float) -> Array:
         flat = [
-            np.full(n, np.nan) if b is None else as_array(b).reshape(-1)
-            for b, n in zip(found, self._sizes, strict=True)
+            np.full(size, missing) if tensor is None else as_array(tensor).reshape(-1)
+            for tensor, size in zip(tensors, self._sizes, strict=True)
         ]
         return np.concatenate(flat, dtype=np.float64)
 
@@ -115,25 +103,15 @@ def gather(trainer: Trainer, mine: Any) -> list[Any]:
     return everyone
 
 
-def training_rows(trainer: Trainer, dtype: torch.dtype | None = None) -> Any:
+def training_rows(trainer: Trainer) -> Any:
     """Return the rows of the training data as one batch; None where they are not to be had.
 
     They are to be had from a loader whose `dataset` is a `TensorDataset`. The precision that
     converts a batch before the model sees it converts them too.
-
-    Args:
-        trainer: Trainer of the model.
-        dtype: Type of the parameters, in which a training of many steps at once has its rows; its
-            rows are to be had only where they are few.
     """
-    loader: Any = trainer.train_dataloader
-    dataset = getattr(loader, "dataset", None)
+    dataset = getattr(trainer.train_dataloader, "dataset", None)
     if not isinstance(dataset, torch.utils.data.TensorDataset):
         return None
-    if dtype is not None:
-        if sum(tensor.numel() for tensor in dataset.tensors) > FEW_NUMBERS:
-            return None
-        return tuple(np.float64(tensor.to(dtype).numpy()) for tensor in dataset.tensors)
     return batch_arrays(trainer.precision_plugin.convert_input(dataset.tensors))
 
 

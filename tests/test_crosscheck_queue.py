@@ -1,4 +1,4 @@
-"""`crosscheck.ledger`: steps judged in groups, and still the first wrong one named."""
+"""`crosscheck.step_queue`: steps judged in groups, and still the first wrong one named."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from trueline.crosscheck import CrossCheck
-from trueline.crosscheck.ledger import AT_ONCE, MOST_STEPS, Ledger
-from trueline.crosscheck.step import Step
+from trueline.crosscheck.record import Steps, stacked
+from trueline.crosscheck.step_queue import AT_ONCE, MOST_STEPS, StepQueue
 from trueline.data import DummyData, RegressionData
 from trueline.errors import CheckFailed
 from trueline.module import LinearRegression
@@ -27,18 +27,26 @@ OPTIONS = {
     "schedule by epoch": {**MOMENTUM, "schedule": {"name": "ExponentialLR", "gamma": 0.8}},
 }
 
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"gradient_clip_val": 0.5},
+    {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"},
+]
 
-def record(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
-    """Return a list that fills with the steps of the trainings that follow."""
-    steps: list[Step] = []
-    enter = Ledger.enter
 
-    def entering(ledger: Ledger, entry: Any) -> None:
-        steps.extend([entry] if isinstance(entry, Step) else [])
-        enter(ledger, entry)
+def record(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Steps], list[StepQueue]]:
+    """Return lists that fill with the steps and queues of the trainings that follow."""
+    steps: list[Steps] = []
+    queues: list[StepQueue] = []
+    enter = StepQueue.enter
 
-    monkeypatch.setattr(Ledger, "enter", entering)
-    return steps
+    def entering(queue: StepQueue, entry: Any) -> None:
+        steps.extend([entry] if isinstance(entry, Steps) else [])
+        queues.append(queue)
+        enter(queue, entry)
+
+    monkeypatch.setattr(StepQueue, "enter", entering)
+    return steps, queues
 
 
 def data(n_targets: int, weighted: bool) -> RegressionData:
@@ -50,51 +58,32 @@ def data(n_targets: int, weighted: bool) -> RegressionData:
 
 @pytest.mark.parametrize("precision", ["64-true", "32-true"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_judged_together_is_judged_one_by_one(
-    make_trainer: Any, monkeypatch: Any, options: Any, weighted: bool, precision: str
+    make_trainer: Any, monkeypatch: Any, options: Any, settings: Any, weighted: bool, precision: str
 ) -> None:
-    steps, check = record(monkeypatch), CrossCheck()
+    (steps, queues), check = record(monkeypatch), CrossCheck()
     model = LinearRegression(steps_per_execution=1, n_features=2, lr=0.02, **options)
-    trainer = make_trainer(precision=precision, callbacks=[check])
+    trainer = make_trainer(precision=precision, callbacks=[check], **settings)
     trainer.fit(model, data(options.get("n_targets", 1), weighted))
-    assert len(steps) == 15
-    assert check.ledger is not None
-    judge = check.ledger.judge
-    # The first step has no momentum buffer, so it is not like the others.
-    group = steps[1:]
-    assert judge.can_judge_together(group)
-    assert judge.can_judge_together(steps) != bool(options.get("momentum"))
-    together = {quantity.kind: quantity for quantity in judge.judge_together(group)}
-    singly = [{quantity.kind: quantity for quantity in judge.judge(step)} for step in group]
-    assert together.keys() == singly[0].keys()
-    assert ("momentum" in together) == bool(options.get("momentum"))
-    for kind, quantity in together.items():
-        for name in ("found", "expected", "bound"):
-            one_by_one = np.array([getattr(each[kind], name) for each in singly])
-            found = np.asarray(getattr(quantity, name)).reshape(one_by_one.shape)
-            size = np.abs(one_by_one).max()
-            np.testing.assert_allclose(found, one_by_one, rtol=1e-12, atol=1e-13 * size)
-    after = np.array([step.after for step in group])
-    assert (after != np.array([step.before for step in group])).any(axis=0).all()
-
-
-def test_steps_that_are_not_alike_are_judged_one_by_one(
-    make_trainer: Any, monkeypatch: Any
-) -> None:
-    def judged(batch_size: int, **trainer: Any) -> bool:
-        steps, check = record(monkeypatch), CrossCheck()
-        model = LinearRegression(steps_per_execution=1, lr=1e-4)
-        make_trainer(callbacks=[check], **trainer).fit(model, DummyData(batch_size))
-        assert check.report()["passed"]
-        assert check.ledger is not None
-        return check.ledger.judge.can_judge_together(steps)
-
-    assert judged(5)
-    assert not judged(4)  # the last batch has 3 rows
-    assert not judged(5, accumulate_grad_batches=3)
-    assert not judged(5, gradient_clip_val=1.0)
-    assert not judged(5, precision="bf16-mixed")
+    assert len(steps) == (10 if settings.get("accumulate_grad_batches") else 15)
+    judge = queues[0].judge
+    kinds = {str(step.kind): None for step in steps}
+    for kind in kinds:
+        group = [step for step in steps if str(step.kind) == kind]
+        together = {each.kind: each for each in judge.judge(stacked(group))}
+        singly = [{each.kind: each for each in judge.judge(step)} for step in group]
+        assert together.keys() == singly[0].keys()
+        assert ("momentum" in together) == bool(options.get("momentum"))
+        for name, comparison in together.items():
+            for part in ("found", "expected", "bound"):
+                one_by_one = np.concatenate([getattr(each[name], part) for each in singly])
+                size = np.abs(one_by_one).max()
+                found = getattr(comparison, part)
+                np.testing.assert_allclose(found, one_by_one, rtol=1e-12, atol=1e-13 * size)
+    after, before = (np.concatenate([getattr(s, n) for s in steps]) for n in ("after", "before"))
+    assert (after != before).any(axis=0).all()
 
 
 class HalvedOnce(LinearRegression):

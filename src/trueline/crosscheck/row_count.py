@@ -5,7 +5,6 @@ sampler, workers and processes it came through.
 """
 
 import hashlib
-import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -13,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trueline.crosscheck.record import arrays_of
+
 Fingerprints = NDArray[np.uint64]
 
 ORDERS_KEPT = 100
 """Epochs whose order is remembered, to know it again after a resume: a replay starts at epoch 0."""
 ROWS_FOR_REPLAY = 13
-"""From so many different rows on, chance repeats one of 100 orders less than once in 10⁷."""
+"""Number of different rows from which on chance repeats one of 100 orders less than once in 10⁷."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ divided by the golden ratio (Knuth, TAOCP 3, 6.4)
 _HALF = np.uint64(32)
 
@@ -32,7 +33,10 @@ def fingerprints(batch: Any) -> Fingerprints:
     Returns:
         Shape (n_rows,).
     """
-    columns = np.concatenate([_columns(array) for array in arrays_of(batch)], axis=1)
+    flat = [array.reshape(len(array), -1) for array in arrays_of(batch) if array.size]
+    if not flat:
+        return np.empty(0, np.uint64)
+    columns = np.concatenate(flat, axis=1, dtype=np.float64)
     # By halves, so that products of small integers, whose low bits as floats are all zero, still
     # reach the high bits of the sum (multilinear hashing, Lemire & Kaser 2014).
     halves = columns.view(np.uint32)
@@ -49,37 +53,11 @@ def _multipliers(n: int) -> Fingerprints:
     return drawn | np.uint64(1)
 
 
-def arrays_of(batch: Any) -> list[NDArray[Any]]:
-    """Return the arrays in a batch that have rows."""
-    if isinstance(batch, np.ndarray):
-        return [batch] if batch.ndim else []
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    if isinstance(batch, list | tuple):
-        return [array for part in batch for array in arrays_of(part)]
-    return []
-
-
-def take(batch: Any, rows: NDArray[Any]) -> Any:
-    """Return some rows of a batch, and what has no rows as it is."""
-    if isinstance(batch, np.ndarray):
-        return batch[rows] if batch.ndim else batch
-    if isinstance(batch, Mapping):
-        return {key: take(part, rows) for key, part in batch.items()}
-    return tuple(take(p, rows) for p in batch) if isinstance(batch, list | tuple) else batch
-
-
 def same_kind(rows: Any, batch: Any) -> bool:
     """Return whether the rows of a batch can be known among all rows: by the same arrays."""
     found, all_rows = arrays_of(batch), arrays_of(rows)
     shapes = [array.shape[1:] for array in found] == [array.shape[1:] for array in all_rows]
     return bool(found) and shapes and len({len(array) for array in found}) == 1
-
-
-def n_rows(batch: Any) -> int:
-    """Return the number of rows of a batch: the length of the first array in it; 1 without any."""
-    arrays = arrays_of(batch)
-    return len(arrays[0]) if arrays else 1
 
 
 def listed(rows: NDArray[np.int64], said: str) -> str:
@@ -95,11 +73,6 @@ def listed(rows: NDArray[np.int64], said: str) -> str:
     return f"row{'s' if len(rows) > 1 else ''} {numbers} {said}"
 
 
-def _columns(array: NDArray[Any]) -> NDArray[np.float64]:
-    flat = len(array), math.prod(array.shape[1:])
-    return array.astype(np.float64, copy=False).reshape(flat)
-
-
 class RowCount:
     """Counts the rows of each epoch against those that there are.
 
@@ -110,41 +83,35 @@ class RowCount:
 
     def __init__(self, expected: Fingerprints, inside_epoch: bool = False) -> None:
         self._inside_epoch = inside_epoch
-        self.expected = expected
-        self._sums = _sums(expected)
+        self._n, self._sums = len(expected), _sums(expected)
         self._kinds, self._first, self._there = np.unique(
             expected, return_index=True, return_counts=True
         )
-        self._replay_is_telling = len(self._kinds) >= ROWS_FOR_REPLAY
         self.epochs = 0
         self.foreign_step: int | None = None
         self._served: list[Fingerprints] = []
         self._steps: list[int] = []
-        self._good = np.empty(0, np.uint64)
         self._orders: dict[str, int] = {}
         self._resumed = self._ended_before = False
 
-    def recognise(self, batches: list[Any]) -> list[Fingerprints]:
-        """Return the fingerprints of the rows of each batch."""
-        if not batches:
-            return []
-        parts = [arrays_of(batch) for batch in batches]
-        together = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-        rows, found, start = fingerprints(together), [], 0
-        for arrays in parts:
-            found.append(rows[start : start + len(arrays[0])])
-            start += len(arrays[0])
-        return found
+    def serve(self, batches: list[Any], steps: list[int]) -> None:
+        """Note batches that were served.
 
-    def known(self, rows: Fingerprints) -> bool:
-        """Return whether all of some rows are among those that there are."""
+        Args:
+            batches: The batches, in order.
+            steps: Number of the step that each was served for.
+        """
+        if not batches:
+            return
+        # All rows at once: NumPy takes about as long for a hundred batches as for one.
+        parts = [arrays_of(batch) for batch in batches]
+        rows = fingerprints([np.concatenate(arrays) for arrays in zip(*parts, strict=True)])
+        self._served += np.split(rows, np.cumsum([len(arrays[0]) for arrays in parts])[:-1])
+        self._steps += steps
+
+    def _known(self, rows: Fingerprints) -> bool:
         at = np.searchsorted(self._kinds, rows).clip(max=len(self._kinds) - 1)
         return bool((self._kinds[at] == rows).all())
-
-    def serve(self, batches: list[Fingerprints], step: int = 0) -> None:
-        """Note the rows of a step."""
-        self._served += batches
-        self._steps += [step] * len(batches)
 
     def end_epoch(self, epoch: int, whole: bool) -> str | None:
         """Judge an epoch; return what is wrong with it, if anything.
@@ -152,7 +119,7 @@ class RowCount:
         For a row that is not in the data, `foreign_step` is the first step that got one.
 
         Args:
-            epoch: Its number.
+            epoch: Number of the epoch.
             whole: Whether it ran to its end; where it was cut short, rows may be missing.
         """
         ended_before, self._ended_before = self._ended_before, False
@@ -161,34 +128,16 @@ class RowCount:
             return None if ended_before or not whole else "no row was served"
         parts, steps = self._served, self._steps
         self._served, self._steps = [], []
-        served = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        served = np.concatenate(parts)
         whole, self._inside_epoch = whole and not self._inside_epoch, False
-        if whole:
-            self.epochs += 1
-            if np.array_equal(served, self._good) and not self._resumed:
-                return None
-            if _sums(served) == self._sums:
-                self._good = served
-                return self._replay(served, epoch)
-        if not self.known(served):
-            pairs = zip(steps, parts, strict=True)
-            self.foreign_step = next(step for step, rows in pairs if not self.known(rows))
+        self.epochs += whole
+        if whole and _sums(served) == self._sums:
+            return self._replay(served, epoch)
+        foreign = (step for step, rows in zip(steps, parts, strict=True) if not self._known(rows))
+        if (step := next(foreign, None)) is not None:
+            self.foreign_step = step
             return "a row was served that is not in the data"
         return self._wrong_counts(served, whole)
-
-    def repeat(self, rows: Fingerprints, epoch: int, epochs: int, step: int) -> str | None:
-        """Count epochs that all served the same rows in one step each.
-
-        Args:
-            rows: Of each step.
-            epoch: The first.
-            epochs: Their number, ≥ 1.
-            step: The first.
-        """
-        self.serve([rows], step)
-        if (wrong := self.end_epoch(epoch, whole=True)) is None:
-            self.epochs += epochs - 1
-        return wrong
 
     def _wrong_counts(self, served: Fingerprints, whole: bool) -> str | None:
         """Say which rows were served too often, and which not often enough."""
@@ -204,16 +153,15 @@ class RowCount:
 
     def _replay(self, served: Fingerprints, epoch: int) -> str | None:
         """Tell the first epoch after a resume that visits the rows in the order of an earlier."""
-        order = _order_of(served)
-        earlier, after_resume = self._orders.get(order), self._resumed
-        self._resumed = False
+        order, after_resume = _order_of(served), self._resumed
+        earlier, self._resumed = self._orders.get(order), False
         if len(self._orders) < ORDERS_KEPT:
             self._orders.setdefault(order, epoch)
-        shuffled = len(self._orders) > 1
-        if earlier is not None and after_resume and shuffled and self._replay_is_telling:
-            which = f"epoch {earlier}" if earlier >= 0 else "the epoch before"
-            return f"the rows came in the order of {which} again: the shuffle was replayed"
-        return None
+        shuffled = len(self._orders) > 1 and len(self._kinds) >= ROWS_FOR_REPLAY
+        if earlier is None or not after_resume or not shuffled:
+            return None
+        which = f"epoch {earlier}" if earlier >= 0 else "the epoch before"
+        return f"the rows came in the order of {which} again: the shuffle was replayed"
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs: the orders so far, and rows served this epoch."""
@@ -230,7 +178,7 @@ class RowCount:
         self.epochs = state["epochs"]
         self._orders = dict(state["orders"])
         served = np.asarray(state["served"]).view(np.uint64)
-        whole = self._ended_before = len(served) >= len(self.expected)
+        whole = self._ended_before = len(served) >= self._n
         if whole:
             # Saved between an epoch's last step and its end: the next rows are those of another.
             self._orders.setdefault(_order_of(served), -1)

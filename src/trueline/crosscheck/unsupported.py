@@ -56,7 +56,7 @@ def refuse(refused: list[str]) -> None:
         )
 
 
-def refused_settings(trainer: Trainer) -> list[str]:
+def unsupported_settings(trainer: Trainer) -> list[str]:
     """Name the Trainer's settings that change the numbers and have no counterpart in NumPy."""
     refused = []
     if str(trainer.precision) not in FOLLOWED:
@@ -70,7 +70,7 @@ def refused_settings(trainer: Trainer) -> list[str]:
     return refused
 
 
-def refused_in_model(
+def unsupported_model(
     trainer: Trainer, reference: object | None, optimizer: object | None, schedule: object | None
 ) -> list[str]:
     """Name what the model and its optimizer do that has no counterpart in NumPy."""
