@@ -23,9 +23,9 @@ from trueline.loop.moments import Moments, of_steps
 from trueline.loop.rows import Rows
 from trueline.loop.state import Rule, Shape, State, StepResult, Steps
 from trueline.many_steps.rows import SumsOnDevice
-from trueline.reference import moments as reference_moments
+from trueline.reference import moments
 from trueline.reference.clipping import Clipping
-from trueline.reference.linear import LeastSquares, share_of
+from trueline.reference.linear import LeastSquares
 from trueline.reference.rounding import DOUBLE, FLOAT32, FLOAT64, gamma, step_bound
 from trueline.reference.sgd import SGD
 
@@ -273,22 +273,15 @@ def by_rows(case: Case, _: StepResult, k: int, theta: Any) -> tuple[Any, Any, An
 
 def by_moments(case: Case, result: StepResult, k: int, theta: Any) -> tuple[Any, Any, Any]:
     """Return the same of steps from moments, which are summed in float64 whatever is trained."""
-    X, y, *weights = case.batch(k)
-    n, T = y.shape
-    share = share_of(T, n, *weights)
     anchor = result.anchor.reshape(theta.shape)  # type: ignore[union-attr]
-    found = reference_moments.evaluate(
-        *(X[None], y[None], share[None, :, None] if weights else share, theta[None], anchor[None])
-    )
+    known = moments.moments_of_each(*(part[None] for part in case.batch(k)))
+    found = moments.evaluate(known, theta[None], anchor)
     u = DOUBLE if case.dtype == np.float64 else FLOAT32.stored
-    pulled = 2 * case.rule.l2 * np.vstack([theta[:-1], np.zeros((1, T))])
-    gradient = found.gradient[0] + pulled
-    bound = reference_moments.gradient_bound(found, n, bool(weights), DOUBLE)[0]
+    pulled = 2 * case.rule.l2 * np.vstack([theta[:-1], np.zeros((1, theta.shape[1]))])
+    gradient, bound = found.gradient[0] + pulled, found.gradient_bound[0]
     bound = bound + gamma(4, u) * (np.abs(gradient) + bound + np.abs(pulled))
-    sums = gamma(2 * n + 2 * theta.size + 16, DOUBLE)
     loss = float(found.loss[0])
-    loss_bound = 2 * sums * float(found.loss_reach[0]) + gamma(2, u) * loss
-    return (loss, loss_bound), gradient, bound
+    return (loss, float(found.loss_bound[0]) + gamma(2, u) * loss), gradient, bound
 
 
 @st.composite

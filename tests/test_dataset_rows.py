@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from trueline.crosscheck import CrossCheck
-from trueline.crosscheck.served import FEW_NUMBERS
+from trueline.crosscheck.dataset_rows import FEW_NUMBERS
 from trueline.data import RegressionData, SyntheticData
-from trueline.data.order import RowOrder, _Pools
+from trueline.data.order import SEGMENT, RowOrder, _Pools
 from trueline.data.spool import Spool
 from trueline.errors import CheckFailed
+from trueline.loop.rows import Rows
 from trueline.module import LinearRegression
 
 N = 40_000
@@ -77,30 +78,37 @@ def plant_in_permutation(patch: Any, change: Any = repeated) -> None:
 
 def plant_in_pools(patch: Any) -> None:
     """Fetch the first segment of each pool twice."""
-    right = _Pools._fill
+    right = _Pools.fetch
 
-    def fill(self: Any, place: Any, *rest: Any) -> None:
-        right(self, place, *rest)
-        place[self._segment : 2 * self._segment] = place[: self._segment].clone()
+    def fetch(self: Any, rows: Any, pool: int, out: Any) -> Any:
+        numbers = right(self, rows, pool, out)
+        out[self._segment : 2 * self._segment] = out[: self._segment]
+        return numbers
 
-    patch.setattr(_Pools, "_fill", fill)
+    patch.setattr(_Pools, "fetch", fetch)
 
 
 def plant_in_file(patch: Any) -> None:
-    """Read the rows after those that are asked for."""
+    """Read the segments that come before the right ones."""
     right = Spool.read
-    patch.setattr(Spool, "read", lambda self, start, out: right(self, max(start - 1, 0), out))
+
+    def read(self: Any, start: int, out: Any) -> Any:
+        return right(self, max(start - len(out), 0) if len(out) == SEGMENT else start, out)
+
+    patch.setattr(Spool, "read", read)
 
 
 def plant_in_gather(patch: Any) -> None:
-    right = RowOrder.take
+    """Put a row in the place of another in each piece of rows."""
+    right = Rows._fetch
 
-    def take(self: Any, *given: Any, **out: Any) -> Any:
-        found = right(self, *given, **out)
-        found[1] = found[0]
-        return found
+    def fetch(self: Any, *given: Any) -> Any:
+        Z, origin, numbers = right(self, *given)
+        numbers = numbers.copy()
+        numbers[1] = numbers[0]
+        return Z, origin, numbers
 
-    patch.setattr(RowOrder, "take", take)
+    patch.setattr(Rows, "_fetch", fetch)
 
 
 @pytest.mark.parametrize("steps", ["auto", 1000])
@@ -180,16 +188,14 @@ def test_an_epoch_that_is_resumed_inside_is_counted_whole(make_trainer: Any, tmp
 
 
 def test_a_failure_on_rows_in_a_file_invents_no_cause(make_trainer: Any, monkeypatch: Any) -> None:
-    from trueline.executions import spans
+    right = Rows.chunks
 
-    right = spans.Rows.chunks
-
-    def all_but_one(self: Any) -> Any:
-        for Z, weight in right(self):
-            yield Z[1:], weight
+    def all_but_one(self: Any, *given: Any) -> Any:
+        for Z in right(self, *given):
+            yield Z[1:]
 
     data = SyntheticData(n_samples=N, n_features=3, in_memory=10_000)
-    monkeypatch.setattr(spans.Rows, "chunks", all_but_one)
+    monkeypatch.setattr(Rows, "chunks", all_but_one)
     with pytest.raises(CheckFailed) as failed:
         fit(make_trainer, data, precision="64-true")
     assert "likely cause" not in str(failed.value)

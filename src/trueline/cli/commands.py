@@ -15,9 +15,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from trueline.cli.lightning_cli import TruelineCLI
+from trueline.cli.matrix import EPOCHS, available_settings, run_matrix
 from trueline.cli.option_errors import one_line
 from trueline.compare import check_request, compare
-from trueline.cli.matrix import EPOCHS, available_settings, run_matrix
 from trueline.errors import CheckFailed, RequestError, explain, on_command_line
 from trueline.planning.convergence import CONVERGED_WITHIN
 from trueline.planning.forecast import forecast

@@ -33,7 +33,13 @@ from trueline.crosscheck.record import Reference, n_rows
 from trueline.crosscheck.recorder import Recorder
 from trueline.crosscheck.row_count import RowCount, fingerprints, same_kind
 from trueline.crosscheck.step_queue import EpochEnd, StepQueue
-from trueline.crosscheck.to_numpy import batch_arrays, gather, is_epoch_whole, training_rows
+from trueline.crosscheck.to_numpy import (
+    as_array,
+    batch_arrays,
+    gather,
+    is_epoch_whole,
+    training_rows,
+)
 from trueline.crosscheck.unsupported import (
     arithmetic_of,
     refuse,
@@ -156,7 +162,8 @@ class CrossCheck(Callback):
         """Return which steps of the loop are compared, see `DatasetRows.sampled`."""
         assert self._rows is not None
         began = 0 if self._resumed else self._recorder.first_step
-        return self._rows.sampled(self._first_step, first, steps, began)
+        self._compared = self._rows.sampled(self._first_step, first, steps, began)
+        return self._compared
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier training."""
@@ -201,7 +208,8 @@ class CrossCheck(Callback):
         counted = same_kind(all_rows, batch)
         rows = RowCount(fingerprints(all_rows), inside_epoch) if counted else None
         if isinstance(loader, BatchLoader):
-            window, dtype = trainer.accumulate_grad_batches, next(module.parameters()).dtype
+            dtype = as_array(next(module.parameters())).dtype
+            window = trainer.accumulate_grad_batches
             self._rows = DatasetRows(loader, int(trainer.num_training_batches), window, dtype)
         queue = StepQueue(judge, ExpectedLr(bases, self._schedule, self._interval), rows)
         if self._resumed and recorder.first_step:
@@ -244,25 +252,30 @@ class CrossCheck(Callback):
     ) -> None:
         """Enter the step when the batch was the last one of its window; of a block, all steps."""
         assert self._queue is not None
-        epoch, step = trainer.current_epoch, batch_idx // trainer.accumulate_grad_batches
+        epoch, step, steps = trainer.current_epoch, batch_idx // trainer.accumulate_grad_batches, 1
         if isinstance(batch, Block):
-            self._end_execution(trainer, pl_module, batch)
-            epoch, step, steps = batch.epoch, self._first_step, pl_module.execution.steps  # type: ignore[union-attr, operator]
-        elif self._recorder.end_batch(outputs):
-            lrs = self._queue.lr.at(trainer.global_step - 1, epoch)
-            one, failures = self._recorder.end_step(lrs)
-            self._fail(*failures)
-            self._follow_frozen(pl_module)
-            if one:
-                self._queue.enter(one)
-            steps, self._metric_due = 1, self._interval == "step"
-        else:
+            epoch, step = batch.epoch, self._first_step
+            steps = self._end_execution(trainer, pl_module, batch)
+        elif not self._recorder.end_batch(outputs):
             return
-        if self._rows and self.count_rows:
-            if wrong := self._rows.serve(epoch, step, steps):  # type: ignore[arg-type]
-                self._fail(Failure(trainer.global_step, f"rows of epoch {epoch}", cause=wrong))
+        else:
+            self._end_step(trainer, pl_module)
+        wrong = self._rows.serve(epoch, step, steps) if self._rows and self.count_rows else None
+        if wrong:
+            self._fail(Failure(trainer.global_step, f"rows of epoch {epoch}", cause=wrong))
         self._log(trainer)
         self._tell()
+
+    def _end_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Enter a step of Lightning's loop."""
+        assert self._queue is not None
+        lrs = self._queue.lr.at(trainer.global_step - 1, trainer.current_epoch)
+        one, failures = self._recorder.end_step(lrs)
+        self._fail(*failures)
+        self._follow_frozen(pl_module)
+        if one:
+            self._queue.enter(one)
+        self._metric_due = self._interval == "step"
 
     def _follow_frozen(self, pl_module: LightningModule) -> None:
         """Judge what comes by the parameters that are free in it.
@@ -275,20 +288,19 @@ class CrossCheck(Callback):
             self._queue.freeze(self._recorder.frozen)
 
     @np.errstate(all="ignore")  # numbers of a training that diverges overflow
-    def _end_execution(self, trainer: Trainer, pl_module: LightningModule, block: Block) -> None:
-        """Judge the steps of the loop."""
+    def _end_execution(self, trainer: Trainer, pl_module: Any, block: Block) -> int:
+        """Judge the steps of the loop; return their number."""
         queue, rows, result = self._queue, self._rows, pl_module.execution
         assert queue is not None
         assert rows is not None
-        first = trainer.global_step - result.steps  # type: ignore[union-attr]
-        compared = self.watched_steps(first, result.steps)  # type: ignore[union-attr, arg-type]
-        self._metric_due = self._interval == "step" and not queue.lr.waits
-        given: Any = result, block, rows, queue.lr, compared
+        given = result, block, rows, queue.lr, self._compared
         stacks, failures = self._recorder.end_execution(*given)
         self._follow_frozen(pl_module)
         for steps in stacks:
             queue.judge_now(steps)
         self._fail(*failures)
+        self._metric_due = self._interval == "step" and not queue.lr.waits
+        return int(result.steps)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enter the end of an epoch, whose rows are then counted."""

@@ -9,10 +9,10 @@ from copy import copy
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from trueline.crosscheck.row_count import listed
+from trueline.crosscheck.to_numpy import as_array
 from trueline.data.blocks import BatchLoader
 from trueline.data.spool import SpooledRows
 from trueline.loop.state import WIDEST
@@ -25,11 +25,11 @@ FEW_NUMBERS = 100_000
 SAMPLE_EVERY = 503
 """Of larger data, one step in so many is compared; odd, so that it goes through all places of a
 pool. To take a step once more in NumPy costs some ten times what it cost the loop."""
-EARLY_ROWS = 2**14
+EARLY_ROWS = 2**13
 """Rows of the first steps on larger data that are all compared: most errors show there."""
-ROWS_AT_BORDERS = 512
-"""Rows compared on either side of each border between pools of the order; of larger batches, those
-of as many borders as come to it."""
+ROWS_AT_BORDERS = 256
+"""Rows compared on either side of a border between pools of the order. Where a batch has more, only
+so many borders are looked at that it comes to as much."""
 POOLS_CHECKED = 16
 """Of so many pools of an epoch's order, one is looked through row by row."""
 ROWS_AT_ONCE = 2**12
@@ -53,7 +53,7 @@ class DatasetRows:
             with each row once.
     """
 
-    def __init__(self, loader: BatchLoader, batches: int, window: int, dtype: torch.dtype) -> None:
+    def __init__(self, loader: BatchLoader, batches: int, window: int, dtype: Any) -> None:
         self._loader, self._dataset, self._dtype = loader, loader.dataset, dtype
         self._order = copy(loader.sampler)  # which leaves what training has drawn alone
         n = len(loader.dataset)
@@ -92,6 +92,7 @@ class DatasetRows:
         pool = self._order.pool
         pools = epochs * -(-self._n // pool) + within * self._size // pool
         border, spread = np.diff(pools) != 0, max(1, self._size // ROWS_AT_BORDERS)
+        spread *= 1 if self._order.shuffle else 8  # rows in order are not gathered
         keep[1:] |= border & (pools[1:] % spread == 0)
         keep[:-1] |= border & (pools[1:] % spread == spread // 2)
         if steps >= every or first == began:
@@ -135,10 +136,10 @@ class DatasetRows:
         """Return X, y and weights of some rows in the precision of the training, as float64."""
         dataset, flat = self._dataset, numbers.reshape(-1)
         if isinstance(dataset, SpooledRows):
-            tensors = dataset.split(dataset.spool.rows(flat))
-        else:
-            tensors = tuple(t[torch.from_numpy(flat)] for t in dataset.tensors)
-        arrays = (t.to(self._dtype).double().numpy() for t in tensors)
+            found = [t.numpy() for t in dataset.split(dataset.spool.rows(flat))]
+        else:  # by NumPy: torch would start its threads for each of so few rows
+            found = [as_array(t)[flat] for t in dataset.tensors]
+        arrays = [array.astype(self._dtype).astype(np.float64) for array in found]
         return tuple(array.reshape(*numbers.shape, *array.shape[1:]) for array in arrays)
 
     def moments(self) -> Moments:
@@ -150,11 +151,11 @@ class DatasetRows:
     def _parts(self) -> Iterator[tuple[NDArray[Any], ...]]:
         if isinstance(self._dataset, SpooledRows):
             for _, rows in self._dataset.spool.chunks():
-                yield tuple(t.to(self._dtype).numpy() for t in self._dataset.split(rows))
+                yield tuple(t.numpy().astype(self._dtype) for t in self._dataset.split(rows))
             return
         for first in range(0, len(self._dataset), ROWS_AT_ONCE):
             part = slice(first, first + ROWS_AT_ONCE)
-            yield tuple(t[part].to(self._dtype).numpy() for t in self._dataset.tensors)
+            yield tuple(as_array(t[part]).astype(self._dtype) for t in self._dataset.tensors)
 
     def serve(self, epoch: int, step: int, steps: int) -> str | None:
         """Check the orders of the epochs that consecutive steps lie in, and count epochs.

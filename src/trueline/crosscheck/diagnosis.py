@@ -181,6 +181,10 @@ def _in_gradient(case: Case, entry: int) -> Causes:
             wider = sum(coarser.evaluate(step.before, part.batch)[3] for part in step.parts)
             if _within(found, expected, wider[at]):  # type: ignore[index]
                 yield f"the gradient was computed in {precision}"
+    if found.size > 1:  # the factor that the gradient itself shows
+        shown = float(np.vdot(found, expected) / np.vdot(expected, expected))
+        if _within(found, shown * expected, max(1.0, abs(shown)) * bound):
+            yield f"the gradient is {shown:.4g} times what it should be"
 
 
 def _in_window(judge: Judge, step: Steps, at: Any) -> Causes:
@@ -207,7 +211,8 @@ def _in_lr(case: Case, entry: int) -> Causes:
     judge, step, expected = case.judge, case.step, case.lr
     name, u = judge.layout.name_at(entry), judge.arithmetic.parameters
     k = next(i for i, rule in enumerate(judge.rules) if name in rule.names)
-    steps, epochs, found = int(step.numbers[0]) - 1, int(step.epochs[0]), step.lr[0, entry]
+    steps, epochs = int(step.numbers[0]) - 1, int(step.epochs[0])
+    found = step.lr[0, entry if step.lr.shape[1] > 1 else 0]
 
     def agrees(lr: float, bound: float) -> bool:
         return bool(abs(found - lr) <= max(bound, gamma(4, u) * abs(lr)))

@@ -299,7 +299,7 @@ class Judge:
             optimizer = replace(rule.optimizer, lr=lr)  # type: ignore[arg-type]
             state = steps.before[at], gradient[at], bound[at], steps.buffer[at], lr_error, rule.l1
             after[at], momentum, allowed[at], kept = self.update(optimizer, *state)
-            found = steps.lr[at]
+            found = steps.lr[at] if steps.lr.shape[1] > 1 else steps.lr
             if np.isfinite(found).all():  # what no group has shows by not moving
                 zero = np.zeros_like(found)
                 compared.append(Comparison("lr", found, lr + zero, lr_error + zero, rule.entries))

@@ -66,11 +66,12 @@ class Steps:
         after: Parameters after each step, shape (n, P).
         buffer: Momentum buffers before each step, shape (n, P); nan where there is none yet.
         buffer_after: Momentum buffers after each step, in the same form.
-        lr: Learning rate used for each entry, shape (n, P); nan where no group has the parameter.
+        lr: Learning rate used for each entry, shape (n, P), nan where no group has the parameter;
+            or for all, shape (n, 1).
         lrs: Expected learning rate of each rule, and a bound on its error, shape (n, n_rules, 2).
         divisor: Number of batches that Lightning divides each loss by.
         skipped: Whether a loss scale that was too large made the optimizer skip the steps.
-        without_penalty: Whether the losses leave out the penalty of the objective, as the loop's do.
+        without_penalty: Whether the losses leave the penalty out, as those of the loop do.
         anchor: Parameters around which training took moments, shape (P,); None for steps from rows.
         moments: Moments of all rows, worked out by the judge, where steps take in all of many rows.
     """

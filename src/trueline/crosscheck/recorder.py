@@ -173,27 +173,27 @@ class Recorder:
             "gradient": result.gradient,
         }
         states = {name: array[at] for name, array in states.items()}
-        if compared[0] == 0:  # the loop should have taken up what the steps before left
-            states["before"][0], states["buffer"][0] = self.last, self.buffers
-        self.last, self.buffers = self._state.parameters(), self._state.buffers()
-        if compared[-1] == result.steps - 1:  # and this is what it left
-            states["after"][-1], states["buffer_after"][-1] = self.last, self.buffers
-        self.frozen = self._state.frozen()
+        # The loop takes up what the steps before left, and leaves what its last step left.
+        handed_on = np.concatenate([self.last[None], states["after"]])
+        taken_up = np.concatenate([states["before"], (last := self._state.parameters())[None]])
+        if compared[0] == 0:
+            states["buffer"][0] = self.buffers
+        self.last, self.buffers, self.frozen = last, self._state.buffers(), self._state.frozen()
+        if compared[-1] == result.steps - 1:
+            states["buffer_after"][-1] = self.buffers
         self.forget_window()
-        everyone = gather(trainer, (self.last,))
-        failures = _differing(everyone, trainer.global_step)
-        before, after = states["before"][1:], states["after"][:-1]
-        apart = (before.view(np.int64) != after.view(np.int64)).any(axis=1) & (
-            np.diff(compared) == 1
-        )
-        if apart.any():
-            k = int(np.argmax(apart))
-            failures.append(self._moved_from(after[k], before[k], first + int(compared[k + 1]) + 1))
+        failures = _differing(gather(trainer, (last,)), trainer.global_step)
+        follows = np.diff(compared, prepend=-1, append=result.steps) == 1
+        differs = (handed_on.view(np.int64) != taken_up.view(np.int64)).any(axis=1) & follows
+        if differs.any():
+            k = int(np.argmax(differs))
+            number = first + int(np.append(compared, result.steps)[k]) + 1
+            failures.append(self._moved_from(handed_on[k], taken_up[k], number))
         numbers, epochs = first + compared, block.epoch + (step + compared) // rows.steps_per_epoch
         by_loss = lr.waits and lr.interval == "step"
         lrs = lr.along(result.losses)[compared] if by_loss else lr.of_steps(numbers, epochs)
-        lr_used = np.broadcast_to(result.lrs[compared, None], states["before"].shape)
-        arrays = {"numbers": numbers + 1, "epochs": epochs, "lr": lr_used, "lrs": lrs, **states}
+        used = result.lrs[compared, None]
+        arrays = {"numbers": numbers + 1, "epochs": epochs, "lr": used, "lrs": lrs, **states}
         batches = rows.batches(block.epoch, step + compared, result.anchor is not None)
         found = []
         for which, batch, moments in batches:

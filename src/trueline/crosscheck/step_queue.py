@@ -110,8 +110,9 @@ class StepQueue:
     def judge_now(self, steps: Steps) -> None:
         """Judge a stack of steps, after all entries before it."""
         self.settle()
-        failure = self._judge(steps)
-        self.first_failure = self.first_failure or failure
+        failure, first = self._judge(steps), self.first_failure
+        if failure and (first is None or failure.step < first.step):
+            self.first_failure = failure
 
     def settle(self) -> None:
         """Judge all entries."""

@@ -3,7 +3,7 @@
 A training may replace the rows of a step by the moments `Σ s·zᵀz` of rows `z = [x, 1, r]`, s being
 the share of a residual in the mean and r the residuals at an anchor θ₀. The judge works out moments
 of its own, of rows `z = [x, 1, y]`. Both are sums over rows in float64, and so are rounded alike:
-by γ(n) of `Σ s·|x|·(|X||θ₀| + |X||θ − θ₀| + |y|)`. That is not known row by row any more, but by the
+by γ(n) of `Σ s·|x|·(|X||θ₀| + |X||θ − θ₀| + |y|)`. That is not known row by row any more. By the
 inequality of Cauchy and Schwarz it is at most what the squares of the columns give.
 """
 
