@@ -59,7 +59,8 @@ CASES: list[tuple[str, Any]] = [
     ("crosscheck.verdict", {}),
     ("crosscheck.verdict.tally", "x"),
     ("crosscheck.verdict.steps_checked", None),
-    ("crosscheck.verdict.rows", {"epochs": 1}),
+    ("crosscheck.dataset", {"epochs": 1}),
+    ("crosscheck.dataset.next", "x"),
 ]
 
 

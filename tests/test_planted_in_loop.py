@@ -265,9 +265,9 @@ def plant_stale_pool(patch: Any) -> None:
     """Train on the rows of the pool before, in the order of this one."""
     right = RowOrder.fetch
 
-    def fetch(self: Any, rows: Any, epoch: int, pool: int, out: Any) -> Any:
-        numbers = right(self, rows, epoch, pool, out)
-        if pool == 1:
+    def fetch(self: Any, rows: Any, epoch: int, start: int, out: Any) -> Any:
+        numbers = right(self, rows, epoch, start, out)
+        if start == self.pool:
             right(self, rows, epoch, 0, out)
         return numbers
 

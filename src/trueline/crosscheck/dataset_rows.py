@@ -28,8 +28,8 @@ pool. To take a step once more in NumPy costs some ten times what it cost the lo
 EARLY_ROWS = 2**13
 """Rows of the first steps on larger data that are all compared: most errors show there."""
 ROWS_AT_BORDERS = 256
-"""Rows compared on either side of a border between pools of the order. Where a batch has more, only
-so many borders are looked at that it comes to as much."""
+"""Rows compared on either side of a border between pieces of the order, which are fetched one by
+one. Where a batch has more, only so many borders are looked at that it comes to as much."""
 POOLS_CHECKED = 16
 """Of so many pools of an epoch's order, one is looked through row by row."""
 ROWS_AT_ONCE = 2**12
@@ -74,7 +74,7 @@ class DatasetRows:
         """Return which of consecutive steps are compared, from 0.
 
         Of large data these are the first and the last ones, one in `SAMPLE_EVERY`, and those
-        around the borders of the order's pools. Full batches are cheap to judge by their moments.
+        around the borders of the order's pieces. Full batches are cheap to judge by their moments.
 
         Args:
             step: Number of the first step, counted from the start of its epoch.
@@ -89,12 +89,12 @@ class DatasetRows:
         keep = (first + numbers) % every == 0
         keep[: max(0, began + max(1, EARLY_ROWS // self._size) - first)] = True
         epochs, within = np.divmod(step + numbers, self.steps_per_epoch)
-        pool = self._order.pool
-        pools = epochs * -(-self._n // pool) + within * self._size // pool
-        border, spread = np.diff(pools) != 0, max(1, self._size // ROWS_AT_BORDERS)
+        piece = self._order.piece
+        pieces = epochs * -(-self._n // piece) + within * self._size // piece
+        border, spread = np.diff(pieces) != 0, max(1, self._size // ROWS_AT_BORDERS)
         spread *= 1 if self._order.shuffle else 8  # rows in order are not gathered
-        keep[1:] |= border & (pools[1:] % spread == 0)
-        keep[:-1] |= border & (pools[1:] % spread == spread // 2)
+        keep[1:] |= border & (pieces[1:] % spread == 0)
+        keep[:-1] |= border & (pieces[1:] % spread == spread // 2)
         if steps >= every or first == began:
             keep[[0, -1]] = True
         return np.flatnonzero(keep)
