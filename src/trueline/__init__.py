@@ -3,7 +3,7 @@
 Reading order:
 
 1. `trueline.reference`   the judge: the same training in NumPy, with rounding-error bounds
-2. `trueline.recurrence`  K steps of SGD
+2. `trueline.loop`        the compiled loop: many steps of SGD in one call
 3. `trueline.module`      `LinearRegression`, the LightningModule
 4. `trueline.crosscheck`  the callback that runs the reference in lockstep
 5. `trueline.data`        the article's 15 points, and batches as a function of (seed, epoch)

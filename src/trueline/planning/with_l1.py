@@ -15,7 +15,7 @@ from trueline.reference.lasso import ROUNDING, lasso
 from trueline.reference.triangle import Array, Line, Triangle
 
 MOST_STEPS = 50_000
-"""Steps that are tried: a minute of training, since these steps are taken one by one."""
+"""Steps that are tried, in NumPy one after another: a second where there are few features."""
 OPERATIONS = 5e9
 """Multiplications in all these steps: seconds."""
 WAIT = 0.25

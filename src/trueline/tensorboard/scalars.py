@@ -207,7 +207,7 @@ class Scalars(FewHooks):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add the loss and log the point; of an execution, all points within it."""
+        """Add the loss and log the point, or all points among the steps of a call of the loop."""
         execution = getattr(pl_module, "execution", None)
         if execution is not None and trainer.loggers:
             self._log_points(trainer, pl_module, execution)
