@@ -47,8 +47,8 @@ class LinearRegression(QuickNotes, Steps, Evaluation, SavedState):
             options, `interval` (epoch unless given, or step), and for ReduceLROnPlateau `monitor`
             (train/loss unless given; by steps there is no other). OneCycleLR cycles the momentum
             only if `cycle_momentum` is true, CyclicLR unless it is false, as in torch.
-        steps_per_execution: Number of steps that the compiled loop takes in one call. auto takes all
-            steps until something is due, such as a validation. 1 leaves each step to torch and
+        steps_per_execution: Number of steps that the compiled loop takes in one call. auto takes
+            all steps until something is due, such as a validation. 1 leaves each step to torch and
             Lightning; its results differ by rounding. All other values give the same bits.
 
     Attributes:

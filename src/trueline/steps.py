@@ -148,7 +148,7 @@ class Steps(LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        """Take a step by the optimizer, or leave the state after the steps of the loop in its place.
+        """Take a step by the optimizer, or leave the state after the steps of the loop instead.
 
         Raises:
             CheckFailed: When the step has left parameters that are not finite.

@@ -1,7 +1,7 @@
 """Whether a LinearRegression still takes the step that its class describes.
 
-The compiled loop takes many steps by that description. Whatever may replace a part of a step, such as a
-hook, another loss or another optimizer, makes Lightning's loop take the steps one by one.
+The compiled loop takes many steps by that description. Whatever may replace a part of a step, such
+as a hook, another loss or another optimizer, makes Lightning's loop take the steps one by one.
 """
 
 from collections.abc import Mapping
