@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from page_blocks import blocks, run
-from trueline.crosscheck import served, stack
+from trueline.crosscheck import dataset_rows
 from trueline.data import DummyData, mixing, order
 from trueline.many_steps import single_steps
 from trueline.module import LinearRegression
@@ -59,8 +59,8 @@ def test_page_tells_the_sizes_of_the_source() -> None:
     assert f"make a pool of {order.POOL:,} rows" in WORDS
     assert f"Up to {order.FEW_ROWS:,} rows" in WORDS
     assert mixing.ROUNDS == 4
-    assert f"Up to {served.FEW_NUMBERS:,} numbers" in WORDS
-    assert f"one in {stack.SAMPLE_EVERY}" in WORDS
+    assert f"Up to {dataset_rows.FEW_NUMBERS:,} numbers" in WORDS
+    assert f"one in {dataset_rows.SAMPLE_EVERY}" in WORDS
     assert f"more than {single_steps.WIDEST_SHARED - 2} features" in WORDS
     p, rows = 10, 32
     assert round(rows * (2 * p + 2 * (p + 1) + 2), -2) == 1_400
