@@ -148,8 +148,7 @@ def memory(rows: int) -> dict[str, float]:
     before = peak()
     X, y = draw(rows)
     data = RegressionData(X, y, 32, True)
-    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (data.X, data.y)}
-    bytes_of_data = X.nbytes + y.nbytes + sum(held.values())
+    bytes_of_data = X.nbytes + y.nbytes + data.matrix.nbytes
     training = trueline(lambda: data)[2]
     return {"before": before, "data": bytes_of_data / 1e6, "training": training, "peak": peak()}
 

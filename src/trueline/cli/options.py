@@ -72,7 +72,8 @@ class SavedConfig(FewHooks, SaveConfigCallback):
         if "://" in log_dir:
             super().setup(trainer, pl_module, stage)
         elif trainer.is_global_zero and not self.already_saved:
-            text = self.parser.dump(self.config, skip_none=False)
+            # It was checked when it was parsed.
+            text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
             path = Path(log_dir) / self.config_filename
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, lambda file: file.write(text.encode()))
