@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from planted_bugs import PLANTED
-from trueline.crosscheck import CrossCheck
+from test_planted_in_loop import AROUND, KERNEL
 from trueline.cli.matrix import print_head, print_notes, print_row
+from trueline.crosscheck import CrossCheck
 from trueline.crosscheck.unsupported import FOLLOWED
 from trueline.data import DummyData
 from trueline.module import LinearRegression
@@ -47,6 +48,9 @@ def test_page_tells_how_wide_the_bound_is() -> None:
 
 def test_page_counts_the_planted_bugs() -> None:
     assert re.findall(r"(\S+) planted errors", WORDS) == [str(len(PLANTED))]
+    assert re.findall(r"(\S+) errors in the compiled loop", WORDS) == [
+        str(len(KERNEL) + len(AROUND))
+    ]
 
 
 def power_of_two(cell: str) -> float:
