@@ -22,7 +22,7 @@ from trueline.loop.loop import Loop
 from trueline.loop.moments import Moments, of_steps
 from trueline.loop.rows import Rows
 from trueline.loop.state import Rule, Shape, State, StepResult, Steps
-from trueline.many_steps.rows import SumsOnDevice
+from trueline.many_steps.loops import SumsOnDevice
 from trueline.reference import moments
 from trueline.reference.clipping import Clipping
 from trueline.reference.linear import LeastSquares
@@ -140,6 +140,7 @@ class Case:
         width = self.shape.n_features + 1 + self.shape.n_targets
         with (
             mock.patch.object(pieces, "CHUNK", self.chunk),
+            mock.patch.object(pieces, "FEW", self.chunk),
             mock.patch.object(loops, "MOMENT_BYTES", self.at_once * 8 * width**2),
         ):
             yield

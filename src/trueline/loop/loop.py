@@ -1,6 +1,9 @@
 """Many steps of SGD in one call: from rows, or from moments where those are fewer numbers."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
 
 from trueline.loop import kernels
 from trueline.loop.moments import Moments
@@ -34,6 +37,21 @@ class Loop:
         self.rows = rows
         self.moments = moments
         self.of_steps = of_steps
+
+    @property
+    def kernel(self) -> Any:
+        """The compiled function that takes the steps."""
+        return kernels.over_rows if self.moments is None else kernels.over_moments
+
+    def compile(self, state: State, rule: Rule) -> None:
+        """Compile the kernel, or read it from its cache, by a call of no steps."""
+        at = np.empty(0, np.int64)
+        steps = Steps.of(np.empty(0), np.empty(0), at, self.rows.shape.n_parameters)
+        given = tuple(self.rows.shape), tuple(state), tuple(rule), tuple(steps)
+        if self.moments is None:
+            self.kernel(tuple(self.rows.no_rows()), *given)
+        else:
+            self.kernel(self.moments.mean, self.moments.anchor, 0, 0, *given)
 
     def run(self, state: State, rule: Rule, steps: Steps, epoch: int, step: int) -> StepResult:
         """Take consecutive steps.

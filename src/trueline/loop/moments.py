@@ -1,13 +1,13 @@
 """The moments of rows: all that steps of least squares need to know of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from trueline.loop import kernels
 from trueline.loop.rows import Rows
-from trueline.loop.state import Array, Float64, Shape
+from trueline.loop.state import Float64
 
 AddUp = Callable[[Float64], Float64]
 """Adds an array up over all processes."""
@@ -38,40 +38,36 @@ class Moments:
     def __init__(
         self, rows: Rows, dtype: Any, share: tuple[int, int], add_up: AddUp = alone
     ) -> None:
-        shape, dtype = rows.shape, np.dtype(dtype)
-        p, T = shape.n_features + 1, shape.n_targets
+        p, T = rows.shape.n_features + 1, rows.shape.n_targets
         sums = np.zeros((p + T, p + T))
-        for Z in rows.chunks(*share):
-            z, weighted = _joined(Z, dtype, shape)
+        for z, weighted in _joined(rows, share, dtype):
             sums += weighted.T @ z
-        size = float(sums[p - 1, p - 1])
-        together = add_up(np.append(sums.ravel(), size))
-        sums, size = together[:-1].reshape(p + T, p + T), float(together[-1])
+        sums = add_up(sums)
         with np.errstate(all="ignore"):
             scale = np.sqrt(np.diag(sums)[:p])
             scale[scale == 0] = 1
             equations = sums[:p, :p] / scale[:, None] / scale
             solved = np.linalg.lstsq(equations, sums[:p, p:] / scale[:, None], rcond=None)[0]
         # Of one process, lest rounding differs between their machines.
-        self.anchor = add_up((solved / scale[:, None]).T.ravel() * (share[0] == 0))
-        at_anchor = np.zeros(p * T + 2)
-        for Z in rows.chunks(*share):
-            columns = *shape, self.anchor, at_anchor
-            kernels.add_rows(Z.astype(dtype, copy=False), 0, rows.consecutive, 0, len(Z), *columns)
-        together = add_up(at_anchor)
-        sums[:p, p:] = together[:-2].reshape(T, p).T
-        sums[p:, p:] = np.eye(T) * (together[-2] / T)  # of the targets the sum alone is asked for
-        self.mean = (sums / (size * T))[None]
+        anchor = add_up(solved / scale[:, None] * (share[0] == 0))
+        with_residuals = np.zeros((p + T, T))
+        for z, weighted in _joined(rows, share, dtype):
+            residuals = z[:, :p] @ anchor - z[:, p:]
+            with_residuals[:p] += weighted[:, :p].T @ residuals
+            # The weights are in the column of ones.
+            with_residuals[p:] += (weighted[:, p - 1 : p] * residuals).T @ residuals
+        sums[:, p:] = add_up(with_residuals)
+        self.anchor = anchor.T.ravel()
+        self.mean = (sums / (sums[p - 1, p - 1] * T))[None]
 
 
-def _joined(Z: Array, dtype: Any, shape: Shape) -> tuple[Float64, Float64]:
-    """Return rows `[x, 1, y]` in float64, and the same times their weights."""
-    f, T = shape.n_features, shape.n_targets
-    z = np.ones((len(Z), f + 1 + T))
-    z[:, :f], z[:, f + 1 :] = Z[:, :f].astype(dtype), Z[:, f : f + T].astype(dtype)
-    if not shape.weighted:
-        return z, z
-    return z, z * (Z[:, -1:].astype(dtype).astype(np.float64) * shape.unit)
+def _joined(rows: Rows, share: tuple[int, int], dtype: Any) -> Iterator[tuple[Float64, Float64]]:
+    """Return rows `[x, 1, y]` in float64, some at a time, and the same times their weights."""
+    f, T, weighted, unit = rows.shape
+    for Z in rows.chunks(*share):
+        z = np.ones((len(Z), f + 1 + T))
+        z[:, :f], z[:, f + 1 :] = Z[:, :f].astype(dtype), Z[:, f : f + T].astype(dtype)
+        yield z, z * (Z[:, -1:].astype(dtype).astype(np.float64) * unit) if weighted else z
 
 
 def of_steps(

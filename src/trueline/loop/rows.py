@@ -16,6 +16,8 @@ from trueline.loop.state import Array, Numbers, Shape
 
 CHUNK = 2**16
 """Rows of a piece that is not a pool. Its row numbers stay in the L2 cache."""
+FEW = 2**13
+"""Rows whose products a single thread works out faster than several would share them."""
 WIDE = 512
 """Bytes of a row from which on single rows are fetched as fast as segments are."""
 
@@ -149,6 +151,11 @@ class Rows:
             within = np.concatenate([[start], bounds[i:j], [] if closed else [stop]]) - start
             yield Piece(Z, origin, numbers, within.astype(np.int64), opened, closed, int(i) - 1)
 
+    def no_rows(self) -> Piece:
+        """Return a piece of no batches, of the same types as any other."""
+        Z = self.matrix[:0] if self.in_memory else self._buffer(0, 0)
+        return Piece(Z, 0, self.consecutive[:0], np.zeros(1, np.int64), False, True, 0)
+
     def _cuts(self, start: int, stop: int) -> list[int]:
         """Return the places at which pieces begin, and `stop`.
 
@@ -256,9 +263,9 @@ class Rows:
 
     def chunks(self, start: int, stop: int) -> Iterator[Array]:
         """Return consecutive rows as arrays, some at a time; each is good until the next."""
-        for first in range(start, stop, CHUNK):
-            size = min(CHUNK, stop - first)
+        for first in range(start, stop, FEW):
+            size = min(FEW, stop - first)
             if self.in_memory:
                 yield self.matrix[first : first + size]
             else:
-                yield self.matrix.read(first, self._buffer(0, CHUNK)[:size])
+                yield self.matrix.read(first, self._buffer(0, FEW)[:size])

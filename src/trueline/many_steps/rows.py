@@ -1,63 +1,21 @@
-"""The loop of a training: its rows, and who works out their moments."""
+"""The rows of a training as the loop takes them. Neither numba nor the loop is imported."""
 
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Trainer
 
-from trueline.loop.loop import Loop, MomentsOfSteps, takes_moments
-from trueline.loop.moments import Moments, of_steps
 from trueline.loop.rows import Rows
-from trueline.loop.state import Float64, Shape
-from trueline.many_steps.single_steps import LARGEST
+from trueline.loop.state import Shape
 
 
-def loop_of(trainer: Trainer, module: Any) -> Loop:
-    """Return the loop of a training.
+def rows_of(trainer: Trainer, module: Any) -> Rows:
+    """Return the rows of a training, and their order.
 
     Args:
         trainer: Trainer at the start of its training.
         module: A LinearRegression that it trains.
     """
-    loader: Any = trainer.train_dataloader
-    rows = rows_of(trainer, module)
-    shape, n = rows.shape, len(loader.dataset)
-    dtype = module.weight.detach().cpu().numpy().dtype
-    rank, world_size = loader.rank, loader.world_size
-    on_device = module.device.type == "cuda" and rows.in_memory
-
-    def add_up(sums: Float64) -> Float64:
-        """Add an array up over all processes."""
-        if world_size == 1:
-            return sums
-        tensor = torch.from_numpy(np.ascontiguousarray(sums)).to(module.device)
-        return trainer.strategy.reduce(tensor, reduce_op="sum").cpu().numpy()
-
-    all_rows = takes_moments(rows) and loader.largest <= LARGEST
-    if not all_rows and world_size == 1 and not on_device:
-        return Loop(rows)
-    moments = Moments(rows, dtype, (n * rank // world_size, n * (rank + 1) // world_size), add_up)
-    if all_rows:
-        return Loop(rows, moments)
-    sums_of: MomentsOfSteps = (
-        SumsOnDevice(rows, moments.anchor, module.weight)
-        if on_device
-        else (lambda *where: of_steps(rows, moments.anchor, dtype, where, rank, world_size))
-    )
-
-    def means(*where: int) -> Float64:
-        """Return the mean of `zᵀz` over the rows of each step, in all processes."""
-        sums = add_up(sums_of(*where))
-        width = shape.n_features + 1 + shape.n_targets
-        sizes = sums[:, -1, None, None] * shape.n_targets
-        return np.ascontiguousarray(sums[:, :-1].reshape(-1, width, width) / sizes)
-
-    return Loop(rows, moments, means)
-
-
-def rows_of(trainer: Trainer, module: Any) -> Rows:
-    """Return the rows of a training, see `loop_of`."""
     h = module.hparams
     loader: Any = trainer.train_dataloader
     weighted = loader.matrix.shape[1] > h.n_features + h.n_targets
@@ -73,43 +31,3 @@ def _unit(loader: Any) -> float:
     parts = [matrix] if isinstance(matrix, np.ndarray) else (rows for _, rows in matrix.chunks())
     largest = max(float(rows[:, -1].max()) for rows in parts)
     return float(2.0 ** -np.frexp(largest)[1])
-
-
-class SumsOnDevice:
-    """The sums of `zᵀz` over the rows of steps, by one batched product on a GPU.
-
-    Args:
-        rows: Rows of the training.
-        anchor: Parameters at which residuals are taken.
-        like: Tensor on the device, in the precision of the training.
-    """
-
-    def __init__(self, rows: Rows, anchor: Float64, like: torch.Tensor) -> None:
-        self._rows = rows
-        self._matrix = torch.from_numpy(np.ascontiguousarray(rows.matrix)).to(like.device)
-        self._dtype = like.dtype
-        self._anchor = torch.from_numpy(anchor).to(like.device).view(rows.shape.n_targets, -1)
-
-    def __call__(self, epoch: int, step: int, steps: int) -> Float64:
-        """Return what `trueline.loop.moments.of_steps` returns."""
-        shape, f = self._rows.shape, self._rows.shape.n_features
-        parts = []
-        for piece in self._rows.shares(epoch, step, steps, 0, 1):
-            sizes = np.diff(piece.bounds)
-            numbers = torch.from_numpy(piece.numbers).to(self._matrix.device)
-            Z = self._matrix[numbers].to(self._dtype).double()
-            ones = torch.ones_like(Z[:, :1])
-            x1 = torch.cat([Z[:, :f], ones], dim=1)
-            residuals = x1 @ self._anchor.T - Z[:, f : f + shape.n_targets]
-            z = torch.cat([x1, residuals], dim=1)
-            w = Z[:, -1:] * shape.unit if shape.weighted else ones
-            size = int(sizes.max())
-            # A step of fewer rows is filled up with rows of zeros.
-            places = torch.from_numpy(np.flatnonzero(np.arange(size) < sizes[:, None])).to(z.device)
-            filled = z.new_zeros(2, len(sizes) * size, z.shape[1])
-            filled[0, places], filled[1, places] = z, w * z
-            left, right = filled.view(2, len(sizes), size, -1)
-            sums = torch.bmm(right.mT, left)
-            weights = sums[:, f, f]
-            parts.append(torch.cat([sums.flatten(1), weights[:, None]], dim=1).cpu().numpy())
-        return np.concatenate(parts)

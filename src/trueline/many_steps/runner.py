@@ -14,6 +14,7 @@ from trueline.data.blocks import Block
 from trueline.divergence import check_loss
 from trueline.errors import RequestError
 from trueline.loop.state import Float64, Numbers, Rule, State, StepResult, Steps, as_parameters
+from trueline.many_steps.compiling import compile_loop, without_numba
 from trueline.many_steps.due import StepsUntilDue
 from trueline.many_steps.single_steps import reason_by_now, reason_for_single_steps
 from trueline.progress import advance
@@ -53,9 +54,16 @@ class ManySteps:
         self.reason = reason_for_single_steps(trainer, module, own)
         if self.reason:
             return
-        from trueline.many_steps.rows import loop_of  # imports numba, which takes its time
-
-        self._loop = loop_of(trainer, module)
+        try:
+            from trueline.many_steps.loops import loop_of  # imports numba, which takes its time
+        except Exception as error:  # numba, or the LLVM that it comes with
+            self.reason = without_numba(error)
+            return
+        loop = loop_of(trainer, module)
+        self.reason = compile_loop(trainer, loop, self._state(), self._rule())
+        if self.reason:
+            return
+        self._loop = loop
         h: Any = module.hparams
         loader: Any = trainer.train_dataloader
         width = h.n_features + h.n_targets

@@ -1,6 +1,5 @@
 """Why the steps of a training go through Lightning's loop one by one, where they do."""
 
-import importlib.util
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -54,8 +53,6 @@ def reason_for_single_steps(trainer: Trainer, module: Any, own: type) -> str | N
     asked = h.steps_per_execution
     if asked == 1:
         return "--model.steps_per_execution 1"
-    if importlib.util.find_spec("numba") is None:
-        return "numba, which compiles the loop, is not installed"
     if str(trainer.precision) not in PRECISIONS:
         return f"precision {trainer.precision} rounds each step"
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):

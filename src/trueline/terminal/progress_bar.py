@@ -60,6 +60,11 @@ class TrainingBar(FewHooks, ProgressBar):
         self._asked = (data, pl_module.hparams) if known and "l1" in pl_module.hparams else None
         self._display = Display("epoch", total, self._done(trainer))
 
+    def tell(self, text: str) -> None:
+        """Show what the training is waiting for."""
+        if self._display is not None:
+            self._display.show(self._done(self.trainer), [text])
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
