@@ -36,6 +36,8 @@ ROWS_AT_ONCE = 2**12
 """Rows that are read at once where all are: they stay in the processor's caches."""
 NUMBERS_AT_ONCE = 2**16
 """Entries of rows that are judged at once, so that they stay in the processor's caches."""
+STEPS_AT_ONCE = 2**13
+"""Steps on the same rows that are judged at once, for the same reason."""
 FACTORS = np.array([0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
 
 
@@ -115,8 +117,10 @@ class DatasetRows:
         """
         if from_moments and self._all_rows:
             rows = self._rows(np.arange(self._n)) if self._few else ()
-            shared = tuple(np.broadcast_to(a, (len(steps), *a.shape)) for a in rows)
-            yield slice(None), shared or None, self.moments()
+            for k in range(0, len(steps), STEPS_AT_ONCE):
+                n = min(STEPS_AT_ONCE, len(steps) - k)
+                shared = tuple(np.broadcast_to(a, (n, *a.shape)) for a in rows)
+                yield slice(k, k + n), shared or None, self.moments()
             return
         at_once = max(1, NUMBERS_AT_ONCE // (self._size * self._width))
         epochs, within = np.divmod(steps, self.steps_per_epoch)
