@@ -26,7 +26,7 @@ from trueline.many_steps.loops import SumsOnDevice
 from trueline.reference import moments
 from trueline.reference.clipping import Clipping
 from trueline.reference.linear import LeastSquares
-from trueline.reference.rounding import DOUBLE, FLOAT32, FLOAT64, gamma, step_bound
+from trueline.reference.rounding import DOUBLE, FLOAT32, FLOAT64, step_bound
 from trueline.reference.sgd import SGD
 
 STEPS = 12
@@ -276,13 +276,11 @@ def by_moments(case: Case, result: StepResult, k: int, theta: Any) -> tuple[Any,
     """Return the same of steps from moments, which are summed in float64 whatever is trained."""
     anchor = result.anchor.reshape(theta.shape)  # type: ignore[union-attr]
     known = moments.moments_of_each(*(part[None] for part in case.batch(k)))
-    found = moments.evaluate(known, theta[None], anchor)
     u = DOUBLE if case.dtype == np.float64 else FLOAT32.stored
-    pulled = 2 * case.rule.l2 * np.vstack([theta[:-1], np.zeros((1, theta.shape[1]))])
-    gradient, bound = found.gradient[0] + pulled, found.gradient_bound[0]
-    bound = bound + gamma(4, u) * (np.abs(gradient) + bound + np.abs(pulled))
-    loss = float(found.loss[0])
-    return (loss, float(found.loss_bound[0]) + gamma(2, u) * loss), gradient, bound
+    plain = moments.evaluate(known, theta[None], anchor, unit_roundoff=u)
+    whole = moments.evaluate(known, theta[None], anchor, l2=case.rule.l2, unit_roundoff=u)
+    loss = float(plain.loss[0]), float(plain.loss_bound[0])
+    return loss, whole.gradient[0], whole.gradient_bound[0]
 
 
 @st.composite

@@ -21,15 +21,8 @@ from numpy.typing import NDArray
 
 from trueline.batches import as_batch
 from trueline.crosscheck.dataset_rows import DatasetRows
-from trueline.crosscheck.expected import (
-    ExpectedLr,
-    Interval,
-    expected_clipping,
-    expected_schedule,
-    from_hyperparameters,
-)
-from trueline.crosscheck.judge import Judge
-from trueline.crosscheck.record import Reference, n_rows
+from trueline.crosscheck.expected import ExpectedLr, Interval, expected_judge, expected_schedule
+from trueline.crosscheck.record import Reference, Steps, n_rows
 from trueline.crosscheck.recorder import Recorder
 from trueline.crosscheck.row_count import RowCount, fingerprints, same_kind
 from trueline.crosscheck.step_queue import EpochEnd, StepQueue
@@ -40,17 +33,12 @@ from trueline.crosscheck.to_numpy import (
     is_epoch_whole,
     training_rows,
 )
-from trueline.crosscheck.unsupported import (
-    arithmetic_of,
-    refuse,
-    unsupported_model,
-    unsupported_settings,
-)
+from trueline.crosscheck.unsupported import refuse, unsupported_model, unsupported_settings
 from trueline.crosscheck.verdict import Failure, WorstRatios
 from trueline.data.blocks import BatchLoader, Block
 from trueline.errors import CheckFailed, RequestError
 from trueline.module import LinearRegression
-from trueline.reference import SGD, LeastSquares
+from trueline.reference import SGD
 from trueline.reference.plateau import ReduceLROnPlateau
 from trueline.reference.schedules import Schedule
 from trueline.tensorboard import log_points
@@ -191,28 +179,22 @@ class CrossCheck(Callback):
     def _open_queue(self, trainer: Trainer, batch: Any, inside_epoch: bool) -> StepQueue:
         """Begin to judge, now that there is a batch to ask the reference about."""
         loader: Any = trainer.train_dataloader
-        module, recorder = trainer.lightning_module, self._recorder
         if trainer.world_size > 1:  # this process may have no row of it
             batch = next(theirs for theirs in gather(trainer, batch) if n_rows(theirs))
-        judge = Judge(
-            self.reference or from_hyperparameters(LeastSquares, module.hparams),
-            self.optimizer or from_hyperparameters(SGD, module.hparams),
-            expected_clipping(trainer),
-            arithmetic_of(trainer),
-            recorder.layout,
-            example=(recorder.initial, batch),
-        )
-        bases = [rule.optimizer.lr for rule in judge.rules]
+        example = self._recorder.initial, batch
+        given = self.reference, self.optimizer, self._recorder.layout, example
+        judge = expected_judge(trainer, *given)
         by_number = getattr(loader, "ahead", None) is not None
         all_rows = training_rows(trainer) if self.count_rows and not by_number else None
         counted = same_kind(all_rows, batch)
         rows = RowCount(fingerprints(all_rows), inside_epoch) if counted else None
         if isinstance(loader, BatchLoader):
-            dtype = as_array(next(module.parameters())).dtype
-            window = trainer.accumulate_grad_batches
-            self._rows = DatasetRows(loader, int(trainer.num_training_batches), window, dtype)
+            dtype = as_array(next(trainer.lightning_module.parameters())).dtype
+            size = int(trainer.num_training_batches), trainer.accumulate_grad_batches
+            self._rows = DatasetRows(loader, *size, dtype)
+        bases = [rule.optimizer.lr for rule in judge.rules]
         queue = StepQueue(judge, ExpectedLr(bases, self._schedule, self._interval), rows)
-        if self._resumed and recorder.first_step:
+        if self._resumed and self._recorder.first_step:
             self._restore(queue)
         return queue
 
@@ -230,8 +212,7 @@ class CrossCheck(Callback):
             arrays = self._recorder.start_batch(batch)
         if self._queue is None:
             self._queue = self._open_queue(trainer, arrays, batch_idx > 0)
-        if moved := self._recorder.moved():
-            self._fail(moved)
+        self._fail(self._recorder.moved())
         self._observe(trainer)
 
     def _observe(self, trainer: Trainer) -> None:
@@ -240,69 +221,47 @@ class CrossCheck(Callback):
             self._queue.lr.observe(float(trainer.callback_metrics[self._monitor]))
         self._metric_due = False
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         """Note what the step will use."""
         if getattr(pl_module, "execution", None) is None:
             self._recorder.start_step()
 
+    @np.errstate(all="ignore")  # numbers of a training that diverges overflow
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Enter the step when the batch was the last one of its window; of a block, all steps."""
-        assert self._queue is not None
+        queue, recorder = self._queue, self._recorder
+        assert queue is not None
         epoch, step, steps = trainer.current_epoch, batch_idx // trainer.accumulate_grad_batches, 1
+        self._metric_due = self._interval == "step"
+        stacks: list[Steps] = []
         if isinstance(batch, Block):
-            epoch, step = batch.epoch, self._first_step
-            steps = self._end_execution(trainer, pl_module, batch)
-        elif not self._recorder.end_batch(outputs):
-            return
+            epoch, step, steps = batch.epoch, self._first_step, pl_module.execution.steps
+            given: Any = batch, self._rows, queue.lr, self._compared
+            stacks, failures = recorder.end_execution(pl_module.execution, *given)
+            self._metric_due &= not queue.lr.waits
+        elif recorder.end_batch(outputs):
+            one, failures = recorder.end_step(queue.lr.at(trainer.global_step - 1, epoch))
+            stacks = [one] if one else []
         else:
-            self._end_step(trainer, pl_module)
-        wrong = self._rows.serve(epoch, step, steps) if self._rows and self.count_rows else None
-        if wrong:
+            self._metric_due = False
+            return
+        # A LinearRegression freezes no parameter by itself: its user did. A subclass may do so by
+        # mistake, and other modules say by their reference what is trained.
+        if type(pl_module) is LinearRegression:
+            queue.freeze(recorder.frozen)
+        for stack in stacks:
+            queue.enter(stack)
+        if isinstance(batch, Block):
+            queue.settle()
+        self._fail(*failures)
+        if self._rows and self.count_rows and (wrong := self._rows.serve(epoch, step, steps)):
             self._fail(Failure(trainer.global_step, f"rows of epoch {epoch}", cause=wrong))
         self._log(trainer)
         self._tell()
 
-    def _end_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Enter a step of Lightning's loop."""
-        assert self._queue is not None
-        lrs = self._queue.lr.at(trainer.global_step - 1, trainer.current_epoch)
-        one, failures = self._recorder.end_step(lrs)
-        self._fail(*failures)
-        self._follow_frozen(pl_module)
-        if one:
-            self._queue.enter(one)
-        self._metric_due = self._interval == "step"
-
-    def _follow_frozen(self, pl_module: LightningModule) -> None:
-        """Judge what comes by the parameters that are free in it.
-
-        A `LinearRegression` freezes none by itself: its user did. A subclass may do so by mistake,
-        and other modules say by their reference what is trained.
-        """
-        assert self._queue is not None
-        if type(pl_module) is LinearRegression:
-            self._queue.freeze(self._recorder.frozen)
-
-    @np.errstate(all="ignore")  # numbers of a training that diverges overflow
-    def _end_execution(self, trainer: Trainer, pl_module: Any, block: Block) -> int:
-        """Judge the steps of the loop; return their number."""
-        queue, rows, result = self._queue, self._rows, pl_module.execution
-        assert queue is not None
-        assert rows is not None
-        given = result, block, rows, queue.lr, self._compared
-        stacks, failures = self._recorder.end_execution(*given)
-        self._follow_frozen(pl_module)
-        for steps in stacks:
-            queue.judge_now(steps)
-        self._fail(*failures)
-        self._metric_due = self._interval == "step" and not queue.lr.waits
-        return int(result.steps)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
         """Enter the end of an epoch, whose rows are then counted."""
         self._metric_due = self._metric_due or self._interval == "epoch"
         self._recorder.forget_window()  # of an epoch that was left in the middle of one
@@ -311,12 +270,12 @@ class CrossCheck(Callback):
             self._queue.enter(EpochEnd(trainer.current_epoch, whole, trainer.global_step))
             self._tell()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         """Fail a training in which nothing was compared or nothing moved."""
         if self._queue is not None:
             self._queue.settle()
             self._log(trainer, at_end=True)
-        self._conclude()
+        self.on_fit_end()
         # A training that goes on may have come to where a step is less than a rounding.
         if self.steps_checked and self._recorder.unmoved and not self._recorder.first_step:
             self._fail_empty(
@@ -324,31 +283,25 @@ class CrossCheck(Callback):
                 "the learning rate, or train in more precision"
             )
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, *_: Any) -> None:
         """Look once more, after other hooks; and fail a training that had no epochs left."""
-        self._conclude()
-
-    def _conclude(self) -> None:
         if self._queue is None or not self.steps_checked:
-            self._fail_empty(
-                "expected an optimizer step to compare, found none; train for more epochs"
-            )
-        elif failures := self._recorder.at_end(self._queue.first_failure):
-            self._fail(*failures)
+            expected = "expected an optimizer step to compare, found none; train for more epochs"
+            self._fail_empty(expected)
+        else:
+            self._fail(*self._recorder.at_end(self._queue.first_failure))
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: Any) -> None:
         """Judge what was entered before a training broke off, for the report."""
         if self._queue is not None:
             # The last steps of a training that diverges may have no bound. The exception says why.
             with contextlib.suppress(RequestError):
                 self._queue.settle()
 
-    def _fail(self, *failures: Failure) -> None:
+    def _fail(self, *failures: Failure | None) -> None:
         """Note failures that it takes no reference to see."""
         assert self._queue is not None
-        for failure in failures:
+        for failure in filter(None, failures):
             self._queue.fail(failure)
         self._tell()
 
@@ -388,9 +341,7 @@ class CrossCheck(Callback):
         worst = [[ratio] for ratio in self._queue.worst.worst_up_to(due)]
         log_points(trainer.loggers, ["crosscheck/worst_ratio"], worst, due)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         """Save what a resumed training is held against: where this one stands."""
         if self._queue is None:
             return
@@ -402,9 +353,7 @@ class CrossCheck(Callback):
         state["dataset"] = self._rows.state_dict() if self._rows else None
         checkpoint[SAVED_AS] = apply_to_collection(state, np.ndarray, torch.tensor)
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the state of a checkpoint for the training that goes on from it."""
         state = checkpoint.get(SAVED_AS)
         state = state if isinstance(state, dict) else {}

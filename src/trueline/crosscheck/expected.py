@@ -11,6 +11,10 @@ import numpy as np
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
+from trueline.crosscheck.judge import Judge
+from trueline.crosscheck.parameter_vector import ParameterVector
+from trueline.crosscheck.record import Reference
+from trueline.crosscheck.unsupported import arithmetic_of
 from trueline.errors import RequestError
 from trueline.reference import SGD, Clipping, LeastSquares
 from trueline.reference.plateau import PlateauState, ReduceLROnPlateau
@@ -50,13 +54,35 @@ def expected_schedule(
         raise RequestError(f"the cross-check cannot follow the {error}") from error
 
 
-def expected_clipping(trainer: Trainer) -> Clipping | None:
-    """Return the clipping that the Trainer was asked for."""
-    limit, by_value = trainer.gradient_clip_val, trainer.gradient_clip_algorithm == "value"
-    return Clipping(limit, "value" if by_value else "norm") if limit and limit > 0 else None
+def expected_judge(
+    trainer: Trainer,
+    reference: Reference | None,
+    optimizer: SGD | Mapping[str, SGD] | None,
+    layout: ParameterVector,
+    example: tuple[Array, Any],
+) -> Judge:
+    """Return the judge of a training.
+
+    Args:
+        trainer: Trainer of the model.
+        reference: Reference given to the cross-check; without one, that of the hyperparameters.
+        optimizer: Update rules given to it; without any, that of the hyperparameters.
+        layout: Layout of the parameters.
+        example: Parameters and a batch, to ask the reference about what it trains.
+    """
+    h, limit = trainer.lightning_module.hparams, trainer.gradient_clip_val
+    by_value = trainer.gradient_clip_algorithm == "value"
+    return Judge(
+        reference or _from_hyperparameters(LeastSquares, h),
+        optimizer or _from_hyperparameters(SGD, h),
+        Clipping(limit, "value" if by_value else "norm") if limit and limit > 0 else None,
+        arithmetic_of(trainer),
+        layout,
+        example,
+    )
 
 
-def from_hyperparameters(cls: type[T], hyperparameters: Mapping[str, Any]) -> T:
+def _from_hyperparameters(cls: type[T], hyperparameters: Mapping[str, Any]) -> T:
     """Build `cls` from the hyperparameters that bear the names of its fields."""
     names = [field.name for field in fields(cls)]
     return cls(**{name: hyperparameters[name] for name in names if name in hyperparameters})

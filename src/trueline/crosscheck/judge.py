@@ -216,19 +216,16 @@ class Judge:
             RequestError: When there is no finite bound.
         """
         if self.takes_stacks and batch[0].shape[1]:
-            losses, gradients, loss_bounds, bounds = self.reference.judge_steps(
-                self.layout.arrays(before), batch, self.arithmetic
-            )
-            found = losses, loss_bounds, self.layout.vector(gradients), self.layout.vector(bounds)
+            arrays = self.layout.arrays(before)
+            found = self.reference.judge_steps(arrays, batch, self.arithmetic)
+            losses, loss_bounds = found[::2]
+            gradients, bounds = (self.layout.vector(each) for each in found[1::2])
         else:
             one_by_one = [self._evaluate_one(b, step_of(batch, k)) for k, b in enumerate(before)]
-            found = tuple(np.array(each) for each in zip(*one_by_one, strict=True))  # type: ignore[assignment]
-        for name in self.untrained:
-            for gradient_or_bound in found[2:]:
-                gradient_or_bound[:, self.layout.slices[name]] = 0
-        refuse_unbounded(*found[:2])
-        refuse_unbounded(*found[2:])
-        return found
+            of_all = (np.array(each) for each in zip(*one_by_one, strict=True))
+            losses, loss_bounds, gradients, bounds = of_all
+        refuse_unbounded(losses, loss_bounds)
+        return losses, loss_bounds, *self._trained(gradients, bounds)
 
     def _evaluate_one(self, before: Array, batch: Any) -> tuple[float, float, Array, Array]:
         zero = np.zeros_like(before)
@@ -261,26 +258,24 @@ class Judge:
 
     def _from_moments(self, steps: Steps) -> Objective:
         """Return losses and gradients of steps that training took from moments of their rows."""
-        reference, u = self.reference, self.arithmetic.parameters
-        assert steps.anchor is not None
         known = steps.moments or moments.moments_of_each(*steps.parts[0].batch)
         shape = steps.before.shape[1] // known.n_targets, known.n_targets
-        theta = steps.before.reshape(-1, *shape)
-        found = moments.evaluate(known, theta, steps.anchor.reshape(shape))
-        w, pull = theta[:, :-1], np.zeros_like(theta)
-        pull[:, :-1] = 2 * reference.l2 * w
-        gradient = found.gradient + pull
-        # The gradient is rounded to the precision of the training before the penalty is added.
-        allowed = found.gradient_bound
-        bound = allowed + gamma(4, u) * (np.abs(found.gradient) + allowed + np.abs(pull))
-        losses = found.loss + (reference.l1 * np.abs(w) + reference.l2 * w * w).sum(axis=(1, 2))
-        loss_bounds = found.loss_bound + gamma(w[0].size + 5, u) * losses
-        flat = [array.reshape(steps.before.shape) for array in (gradient, bound)]
+        theta, anchor = (np.reshape(a, (-1, *shape)) for a in (steps.before, steps.anchor))  # type: ignore[arg-type]
+        h, u = self.reference, self.arithmetic.parameters
+        loss, gradient, loss_bound, bound = moments.evaluate(known, theta, anchor, h.l1, h.l2, u)
+        vectors = (array.reshape(steps.before.shape) for array in (gradient, bound))
+        return Objective(loss[:, None], loss_bound[:, None], *self._trained(*vectors))
+
+    def _trained(self, gradient: Array, bound: Array) -> tuple[Array, Array]:
+        """Return gradients and their bounds with 0 where a parameter is not trained.
+
+        Raises:
+            RequestError: When there is no finite bound.
+        """
         for name in self.untrained:
-            for array in flat:
-                array[:, self.layout.slices[name]] = 0
-        refuse_unbounded(*flat)
-        return Objective(losses[:, None], loss_bounds[:, None], *flat)
+            gradient[:, self.layout.slices[name]] = bound[:, self.layout.slices[name]] = 0
+        refuse_unbounded(gradient, bound)
+        return gradient, bound
 
     def clip(self, gradient: Array, bound: Array) -> tuple[Array, Array]:
         """Return gradients as they should be clipped, and the bounds on their errors."""

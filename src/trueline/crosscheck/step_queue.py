@@ -91,12 +91,12 @@ class StepQueue:
             self.judge = self.judge.freeze(names)
 
     def enter(self, entry: Steps | EpochEnd) -> None:
-        """Take in one step or the end of an epoch, and judge what there is when it is time to."""
+        """Take in steps or the end of an epoch, and judge what there is when it is time to."""
         self._entries.append(entry)
         if isinstance(entry, Steps):
             if not self._steps:  # batches are of about one size, and counting takes its time
                 self._numbers_each = sum(a.size for p in entry.parts for a in arrays_of(p.batch))
-            self._steps += 1
+            self._steps += len(entry)
         early = self._settled < AT_ONCE
         if early or self._steps >= MOST_STEPS or self._steps * self._numbers_each >= MOST_NUMBERS:
             self.settle()
@@ -107,13 +107,6 @@ class StepQueue:
         self.first_failure = self.first_failure or failure
         self.worst.note(failure.ratio or 0.0)
 
-    def judge_now(self, steps: Steps) -> None:
-        """Judge a stack of steps, after all entries before it."""
-        self.settle()
-        failure, first = self._judge(steps), self.first_failure
-        if failure and (first is None or failure.step < first.step):
-            self.first_failure = failure
-
     def settle(self) -> None:
         """Judge all entries."""
         entries, self._entries, self._steps = self._entries, [], 0
@@ -122,9 +115,8 @@ class StepQueue:
         failures = self._count(entries) if self.rows else []
         groups = groupby(steps, key=lambda s: s.kind if self.judge.takes_stacks else s.numbers[0])
         failures += [self._judge(stacked(list(group))) for _, group in groups]
-        found = [failure for failure in failures if failure]
-        if found and self.first_failure is None:
-            self.first_failure = min(found, key=lambda failure: failure.step)
+        found = [failure for failure in (self.first_failure, *failures) if failure]
+        self.first_failure = min(found, key=lambda failure: failure.step, default=None)
 
     def _count(self, entries: list[Steps | EpochEnd]) -> list[Failure | None]:
         """Count rows; return what is wrong with them."""

@@ -95,13 +95,23 @@ def _roundings(n: int, weighted: bool) -> int:
     return (2 if weighted else 1) * n + 8
 
 
-def evaluate(moments: Moments, parameters: Array, anchor: Array) -> Evaluation:
+def evaluate(
+    moments: Moments,
+    parameters: Array,
+    anchor: Array,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    unit_roundoff: float = DOUBLE,
+) -> Evaluation:
     """Evaluate many steps from moments.
 
     Args:
         moments: Moments of the rows.
         parameters: Weight over bias before each step, shape (n_steps, p, T).
         anchor: Parameters around which training took its moments, shape (p, T).
+        l1: Strength of the L1 penalty, which has no gradient.
+        l2: Strength of the L2 penalty.
+        unit_roundoff: Unit roundoff of the precision that training brings losses and gradients to.
 
     Example:
         >>> known = moments_of_all([(np.array([[1.0], [2.0]]), np.array([3.0, 5.0]))])
@@ -118,9 +128,13 @@ def evaluate(moments: Moments, parameters: Array, anchor: Array) -> Evaluation:
     size = np.abs(anchor) + np.abs(parameters - anchor)
     reach = (length[:, :p] * size).sum(axis=1, keepdims=True) + length[:, p:].mT
     rounding = gamma(moments.roundings + 2 * (p + targets) + 8, DOUBLE)
-    return Evaluation(
-        (s * products).sum(axis=(1, 2)),
-        2 * products[:, :p],
-        rounding * (reach * reach).sum(axis=(1, 2)),
-        rounding * 2 * length[:, :p] * reach,
-    )
+    loss, gradient = (s * products).sum(axis=(1, 2)), 2 * products[:, :p]
+    loss_bound = rounding * (reach * reach).sum(axis=(1, 2))
+    bound = rounding * 2 * length[:, :p] * reach
+    # Brought to the precision of the training, to which the penalty is then added in it.
+    w, pull = parameters[:, :-1], np.zeros_like(parameters)
+    pull[:, :-1] = 2 * l2 * w
+    loss = loss + (l1 * np.abs(w) + l2 * w * w).sum(axis=(1, 2))
+    loss_bound = loss_bound + gamma(w[0].size + 5, unit_roundoff) * loss
+    bound = bound + gamma(4, unit_roundoff) * (np.abs(gradient) + bound + np.abs(pull))
+    return Evaluation(loss, gradient + pull, loss_bound, bound)
