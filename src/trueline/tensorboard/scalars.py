@@ -33,8 +33,13 @@ DRAW_AFTER = 10.0
 """Seconds; the figures take a fortieth of them."""
 DRAWN_SHARE = 30
 """Times as long as drawing took, at least, nothing is drawn again."""
+MANY_PARAMETERS, ONE_POINT_IN = 100, 10
+"""With more parameters than this, their curves and those of their gradients have one point in so
+many: TensorBoard works out checksums in Python, a second for 100,000 numbers."""
 AT_ONCE = 256
 """Steps of which the parameters are taken in together."""
+OF_A_STEP = (GRADIENT_NORM, "lr", "train/loss")
+"""Curves that have each point."""
 SAVED_AS = "too_far_at"
 """The entry of a checkpoint with the latest step before which the line had not converged."""
 
@@ -192,7 +197,7 @@ class Scalars(FewHooks):
         if is_due:
             gradients = {n: p.grad for n, p in named.items() if p.grad is not None}
             of_step = entries("gradients", gradients, self._columns)
-            row |= of_step
+            row = row | of_step if _has_entries(step // every, len(row)) else {}
             row[GRADIENT_NORM] = math.hypot(*of_step.values())
             row["lr"] = optimizer.param_groups[0]["lr"]
             self._row, self._step = row, step
@@ -235,15 +240,21 @@ class Scalars(FewHooks):
         first = trainer.global_step - result.steps
         of_entries = names(shapes(dict(pl_module.named_parameters())), self._columns)
         tags = [f"{group}/{name}" for group in ("parameters", "gradients") for name in of_entries]
-        tags += [GRADIENT_NORM, "lr", "train/loss"]
         due = (first + result.at) % every == 0
         at, parameters, gradients = result.at[due], result.before[due], result.gradient[due]
         with np.errstate(over="ignore", invalid="ignore"):  # of a training that diverges
             norms = np.linalg.norm(gradients, axis=1)
-        rows = np.column_stack([parameters, gradients, norms, result.lrs[at], result.losses[at]])
-        log_points(trainer.loggers, tags, rows.tolist(), (first + at).tolist())
-        self._note(first + at, parameters)
-        self._walk.add(first + at, parameters)
+        steps = first + at
+        of_step = np.column_stack([norms, result.lrs[at], result.losses[at]])
+        whole = _has_entries(steps // max(1, every), len(of_entries))
+        for some, of_point, columns in (
+            (whole, [*tags, *OF_A_STEP], (parameters, gradients, of_step)),
+            (~whole, [*OF_A_STEP], (of_step,)),
+        ):
+            rows = np.column_stack(columns)[some].tolist()
+            log_points(trainer.loggers, of_point, rows, steps[some].tolist())
+        self._note(steps, parameters)
+        self._walk.add(steps, parameters)
         marks = landmarks(first, trainer.global_step)
         self._walk.add(marks, result.before[result.select(marks - first)])
 
@@ -263,6 +274,11 @@ class Scalars(FewHooks):
             loss = trainer.callback_metrics["val/loss"].item()
             for logger in trainer.loggers:
                 logger.log_metrics({"val/loss": loss}, trainer.global_step)
+
+
+def _has_entries(point: Any, n_parameters: int) -> Any:
+    """Return whether points have all parameters and gradients, given their numbers from 0."""
+    return point % (ONE_POINT_IN if n_parameters > MANY_PARAMETERS else 1) == 0
 
 
 def _is_checked(trainer: Trainer) -> bool:
