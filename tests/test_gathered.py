@@ -1,5 +1,6 @@
 """Rows in a file: the same training as in memory, each row once an epoch."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_each_row_once_an_epoch(batch_size: int) -> None:
         batches = list(loader)
         assert [len(X) for X, _, _ in batches[:-1]] == [batch_size] * (len(loader) - 1)
         served = np.concatenate([np.column_stack(batch) for batch in batches])
-        assert sorted(map(tuple, served)) == sorted(map(tuple, np.delete(everything, 3, axis=1)))
+        assert sorted(map(tuple, served)) == sorted(map(tuple, everything))
         orders.append(served)
     assert not np.array_equal(*orders)
 
@@ -92,22 +93,16 @@ def test_rows_in_a_file_train_the_same(
 def test_a_row_read_twice_is_seen(
     make_trainer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = Spool._read
+    read = Spool.read
 
-    def wrong(self: Spool, start: int, out: Any) -> None:
+    def wrong(self: Spool, start: int, out: Any) -> Any:
         read(self, start, out)
-        if len(out) == 20:
+        if inspect.stack()[1].function == "_fetch":  # for a step, and not for the check
             out[7] = out[8]
+        return out
 
     data = GatheredData(rows(1, weighted=False), batch_size=20)
-    monkeypatch.setattr(Spool, "_read", wrong)
-    calls = {"n": 0}
-
-    def sometimes(self: Spool, start: int, out: Any) -> None:
-        calls["n"] += 1
-        (wrong if calls["n"] % 2 else read)(self, start, out)
-
-    monkeypatch.setattr(Spool, "_read", sometimes)
+    monkeypatch.setattr(Spool, "read", wrong)
     with pytest.raises(CheckFailed):
         make_trainer(max_epochs=3, callbacks=[CrossCheck()]).fit(LinearRegression(3), data)
 
@@ -116,7 +111,7 @@ def test_synthetic_rows_are_a_function_of_their_numbers() -> None:
     few, many = SyntheticData(n_samples=5), SyntheticData(n_samples=20_000, in_memory=1)
     spool = many.spooled.spool
     first = spool.rows(np.arange(5))
-    assert torch.equal(first[:, :10], few.X)
+    assert np.array_equal(first[:, :10], few.X)
     best = many.triangle
     assert best.least_squares().weight == pytest.approx(many.weight, abs=0.01)
 

@@ -1,10 +1,12 @@
 """The order of rows: an order, of which any part can be worked out, that looks drawn from all."""
 
+from typing import Any
+
 import numpy as np
 import pytest
-import torch
 
 from trueline.data.order import FEW_ROWS, POOL, SEGMENT, RowOrder
+from trueline.data.spool import Spool
 
 
 @pytest.mark.parametrize(
@@ -12,12 +14,12 @@ from trueline.data.order import FEW_ROWS, POOL, SEGMENT, RowOrder
 )
 def test_order_of_many_rows_is_an_order_in_any_part(n: int) -> None:
     order = RowOrder(n, shuffle=True, seed=3)
-    whole = order.rows(5).numpy()
+    whole = order.rows(5)
     assert (np.bincount(whole, minlength=n) == 1).all()
-    assert np.array_equal(order.rows(5, 1000, 2000).numpy(), whole[1000:2000])
-    assert np.array_equal(order.at(5, np.arange(n)).numpy(), whole)
-    assert not np.array_equal(order.rows(6).numpy(), whole)
-    assert not np.array_equal(RowOrder(n, True, 4).rows(5).numpy(), whole)
+    assert np.array_equal(order.rows(5, 1000, 2000), whole[1000:2000])
+    assert np.array_equal(order.at(5, np.arange(n)), whole)
+    assert not np.array_equal(order.rows(6), whole)
+    assert not np.array_equal(RowOrder(n, True, 4).rows(5), whole)
 
 
 @pytest.mark.parametrize("n", [FEW_ROWS + 17, 5 * POOL])
@@ -25,7 +27,7 @@ def test_order_of_many_rows_cannot_be_told_from_a_drawn_one(n: int) -> None:
     """Correlations and counts of 100 orders, each in units of its standard deviation."""
     orders = 100
     order = RowOrder(n, shuffle=True, seed=0)
-    found = [order.rows(epoch).numpy() for epoch in range(orders)]
+    found = [order.rows(epoch) for epoch in range(orders)]
     lags = [[np.corrcoef(rows[:-k], rows[k:])[0, 1] for k in (1, 2, 32)] for rows in found]
     place = [np.corrcoef(rows, np.arange(n))[0, 1] for rows in found]
     # Into a pool rows come in segments, so that between pools there are as many fewer draws.
@@ -42,18 +44,30 @@ def test_order_of_many_rows_cannot_be_told_from_a_drawn_one(n: int) -> None:
     assert 63 - 45 < chi2 < 63 + 45  # four standard deviations of chi-square with 63 degrees
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("n", [FEW_ROWS + 1, 3 * POOL, 3 * POOL + 1234])
+def test_pools_hold_the_rows_in_the_order(n: int, in_memory: bool) -> None:
+    order, Z = RowOrder(n, shuffle=True, seed=1), np.random.default_rng(0).random((n, 3))
+    rows: Any = Z
+    if not in_memory:
+        rows = Spool(3, Z.dtype)
+        rows.append(Z)
+    out = np.full((POOL, 3), np.nan)
+    for pool in range(-(-n // POOL)):
+        numbers = order.fetch(rows, 2, pool, out)
+        expected = order.rows(2, pool * POOL, min((pool + 1) * POOL, n))
+        assert np.array_equal(out[numbers], Z[expected])
+
+
 @pytest.mark.parametrize("n", [1000, FEW_ROWS + 1, 3 * POOL + 1234])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_rows_are_taken_in_the_order(n: int, shuffle: bool) -> None:
+def test_places_are_those_of_the_order(n: int, shuffle: bool) -> None:
     order = RowOrder(n, shuffle, seed=1)
-    for tensor in (torch.arange(3.0 * n).view(n, 3), torch.arange(n), torch.rand(n, 200)):
-        for start, stop in ((0, n), (7, 7 + n // 3), (n - 900, n), (5, 5)):
-            rows = order.rows(2, start, stop)
-            out = torch.empty(stop - start, *tensor.shape[1:], dtype=tensor.dtype)
-            assert torch.equal(order.take(tensor, 2, start, stop, out), tensor[rows])
     places = np.sort(np.random.default_rng(0).choice(n, (50, 3), replace=False).ravel())
     found = order.at(2, places.reshape(50, 3))
-    assert torch.equal(found, order.rows(2)[torch.from_numpy(places)].view(50, 3))
+    assert np.array_equal(found, order.rows(2)[places].reshape(50, 3))
+    for start, stop in ((0, n), (7, 7 + n // 3), (n - 900, n), (5, 5)):
+        assert np.array_equal(order.rows(2, start, stop), order.rows(2)[start:stop])
 
 
 def test_neighbours_are_spread_over_the_batches_of_their_pool() -> None:
@@ -62,6 +76,6 @@ def test_neighbours_are_spread_over_the_batches_of_their_pool() -> None:
     together = []
     for epoch in range(20):
         batch = np.empty(n, np.int64)
-        batch[RowOrder(n, True, 0).rows(epoch).numpy()] = np.arange(n) // 32
+        batch[RowOrder(n, True, 0).rows(epoch)] = np.arange(n) // 32
         together.append(np.mean(batch[1:] == batch[:-1]))
     assert np.mean(together) == pytest.approx((SEGMENT - 1) / SEGMENT * 31 / POOL, rel=0.1)

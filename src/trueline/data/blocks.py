@@ -66,6 +66,7 @@ class BatchLoader:
         largest: Largest entry of the matrix in magnitude.
 
     Attributes:
+        limit: Batches after which the Trainer ends an epoch; all unless it is set.
         ahead: When set, how many batches to serve next as one `Block`, given the epoch and the
             batch that comes next; None for a batch by itself.
 
@@ -98,13 +99,14 @@ class BatchLoader:
         self.rank = rank
         self.world_size = world_size
         self.position = 0
+        self.limit = len(self)
         self.ahead: Callable[[int, int], int | None] | None = None
         self._start = 0
 
     def state_dict(self) -> dict[str, int]:
         """Return how many batches of the epoch have been served, for a checkpoint, and of which."""
         return {
-            "position": self.position,
+            "position": self.position % self.limit,
             "n_samples": len(self.dataset),
             "batch_size": self.batch_size,
             "shuffle": int(self.sampler.shuffle),
@@ -142,7 +144,7 @@ class BatchLoader:
         epoch, batches = self.sampler.epoch, len(self)
         while k < batches:
             ahead = self.ahead(epoch, k) if self.ahead else None
-            self.position = min(k + (ahead or 1), batches)
+            self.position = min(k + ahead, self.limit) if ahead else k + 1
             yield Block(epoch, k, ahead) if ahead else self._batch(epoch, k)
             k = self.position
 

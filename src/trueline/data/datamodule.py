@@ -291,7 +291,11 @@ class RegressionData(LightningDataModule):
         # The batches that are to be overfitted are the same in every epoch.
         overfit = getattr(self.trainer, "overfit_batches", 0)
         order = InOrder(self.n_samples) if overfit else self.order
-        return self._loader(order, self.batch_size or self.n_samples)
+        loader = self._loader(order, self.batch_size or self.n_samples)
+        limit = getattr(self.trainer, "limit_train_batches", 1.0)
+        batches = int(limit * len(loader)) if isinstance(limit, float) else limit
+        loader.limit = max(1, min(batches, len(loader)))
+        return loader
 
     def val_dataloader(self) -> BatchLoader:
         """Serve the rows for validation in order; of each batch, this process's share."""

@@ -241,7 +241,7 @@ class Rows:
             world_size: Number of processes.
         """
         bounds = self.bounds(epoch, step, steps)
-        at_once = max(1, CHUNK * world_size // self.batch_rows)
+        at_once = self.steps_at_once(world_size)
         for first in range(0, steps, at_once):
             begin, end = bounds[first : first + at_once + 1][:-1], bounds[first + 1 :][:at_once]
             lower, upper = (begin + (end - begin) * r // world_size for r in (rank, rank + 1))
@@ -251,6 +251,10 @@ class Rows:
             if not self.in_memory:
                 Z, numbers = Z.rows(numbers), np.arange(len(numbers))
             yield Piece(Z, 0, numbers, within, False, True, first)
+
+    def steps_at_once(self, world_size: int = 1) -> int:
+        """Return the number of steps in a piece of `shares`, but for the last piece."""
+        return max(1, CHUNK * world_size // self.batch_rows)
 
     def _numbers_at(self, places: Numbers) -> Numbers:
         """Return the row numbers at ascending places through all epochs."""

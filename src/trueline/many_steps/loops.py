@@ -13,6 +13,9 @@ from trueline.loop.state import Float64
 from trueline.many_steps.rows import rows_of
 from trueline.many_steps.single_steps import LARGEST
 
+ALIGNED = 8
+"""Numbers of float64 in a cache line."""
+
 
 def loop_of(trainer: Trainer, module: Any) -> Loop:
     """Return the loop of a training.
@@ -74,24 +77,28 @@ class SumsOnDevice:
 
     def __call__(self, epoch: int, step: int, steps: int) -> Float64:
         """Return what `trueline.loop.moments.of_steps` returns."""
-        shape, f = self._rows.shape, self._rows.shape.n_features
+        rows, device = self._rows, self._matrix.device
+        shape, p, T = rows.shape, rows.shape.n_features + 1, rows.shape.n_targets
+        # How a product rounds can depend on its place among others, and on their number. So there
+        # are always as many, of one size, each from a whole cache line on: zeros fill them up.
+        at_once = rows.steps_at_once()
+        size, width = (-(-n // ALIGNED) * ALIGNED for n in (rows.batch_rows, p + T))
         parts = []
-        for piece in self._rows.shares(epoch, step, steps, 0, 1):
+        for piece in rows.shares(epoch, step, steps, 0, 1):
             sizes = np.diff(piece.bounds)
-            numbers = torch.from_numpy(piece.numbers).to(self._matrix.device)
+            numbers = torch.from_numpy(piece.numbers).to(device)
+            places = torch.from_numpy(np.flatnonzero(np.arange(size) < sizes[:, None])).to(device)
             Z = self._matrix[numbers].to(self._dtype).double()
-            ones = torch.ones_like(Z[:, :1])
-            x1 = torch.cat([Z[:, :f], ones], dim=1)
-            residuals = x1 @ self._anchor.T - Z[:, f : f + shape.n_targets]
-            z = torch.cat([x1, residuals], dim=1)
-            w = Z[:, -1:] * shape.unit if shape.weighted else ones
-            size = int(sizes.max())
-            # A step of fewer rows is filled up with rows of zeros.
-            places = torch.from_numpy(np.flatnonzero(np.arange(size) < sizes[:, None])).to(z.device)
-            filled = z.new_zeros(2, len(sizes) * size, z.shape[1])
-            filled[0, places], filled[1, places] = z, w * z
-            left, right = filled.view(2, len(sizes), size, -1)
-            sums = torch.bmm(right.mT, left)
-            weights = sums[:, f, f]
+            left = Z.new_zeros(at_once * size, width)
+            left[places, : p - 1], left[places, p - 1] = Z[:, : p - 1], 1.0
+            left[:, p : p + T] = left[:, :p] @ self._anchor.T
+            left[places, p : p + T] -= Z[:, p - 1 : p - 1 + T]
+            right = left
+            if shape.weighted:
+                right = left.clone()
+                right[places] *= Z[:, -1:] * shape.unit
+            left, right = (z.view(at_once, size, width) for z in (left, right))
+            sums = torch.bmm(right.mT, left)[: len(sizes), : p + T, : p + T]
+            weights = sums[:, p - 1, p - 1]
             parts.append(torch.cat([sums.flatten(1), weights[:, None]], dim=1).cpu().numpy())
         return np.concatenate(parts)
