@@ -33,7 +33,7 @@ def test_page_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         for block in BLOCKS:
             assert run(block.code, names, PAGE) == block.expected, block.name
             assert block.expected
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
     assert not list(tmp_path.iterdir())
 
 
