@@ -136,6 +136,12 @@ def test_a_row_served_twice_is_seen(
         fit(make_trainer, data, steps)
 
 
+def test_calls_of_few_steps_on_large_data_pass(make_trainer: Any) -> None:
+    report = fit(make_trainer, in_memory(), 50).report()
+    assert report["passed"]
+    assert report["epochs_counted"] == 2
+
+
 def test_rows_whose_sums_are_those_of_the_right_ones_are_seen(
     make_trainer: Any, monkeypatch: Any
 ) -> None:

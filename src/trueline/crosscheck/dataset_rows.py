@@ -155,11 +155,15 @@ class DatasetRows:
     def _parts(self) -> Iterator[tuple[NDArray[Any], ...]]:
         if isinstance(self._dataset, SpooledRows):
             for _, rows in self._dataset.spool.chunks():
-                yield tuple(t.numpy().astype(self._dtype) for t in self._dataset.split(rows))
+                yield tuple(
+                    t.numpy().astype(self._dtype, copy=False) for t in self._dataset.split(rows)
+                )
             return
         for first in range(0, len(self._dataset), ROWS_AT_ONCE):
             part = slice(first, first + ROWS_AT_ONCE)
-            yield tuple(as_array(t[part]).astype(self._dtype) for t in self._dataset.tensors)
+            yield tuple(
+                as_array(t[part]).astype(self._dtype, copy=False) for t in self._dataset.tensors
+            )
 
     def serve(self, epoch: int, step: int, steps: int) -> str | None:
         """Check the orders of the epochs that consecutive steps lie in, and count epochs.
@@ -173,9 +177,10 @@ class DatasetRows:
             What is wrong, if anything.
         """
         ended, left = divmod(step + steps, self.steps_per_epoch)
-        for unchecked in range(max(epoch, self._checked + 1), epoch + ended + (left > 0)):
+        begun = range(max(epoch, self._checked + 1), epoch + ended + (left > 0))
+        for unchecked in begun if self._order.shuffle else ():
             self._checked = unchecked
-            if self._order.shuffle and (wrong := self._wrong_order(unchecked)):
+            if wrong := self._wrong_order(unchecked):
                 return wrong
         if self._n == len(self._dataset):
             self.epochs += max(0, ended - (step > 0 and (epoch, step) != self._next))

@@ -197,7 +197,9 @@ class Judge:
         losses, loss_bounds = (np.stack([part[i] for part in parts], axis=1) for i in (0, 1))
         if len(parts) == 1 and steps.divisor == 1:
             return Objective(losses, loss_bounds, parts[0][2], parts[0][3])
-        sizes = np.array([self._sizes(part.batch, len(steps)) for part in steps.parts])
+        sizes = np.array(
+            [[self._size(step_of(p.batch, k)) for k in range(len(steps))] for p in steps.parts]
+        )
         share = (sizes / sizes.sum(axis=0))[..., None]
         gradients, bounds = (np.array([part[i] for part in parts]) for i in (2, 3))
         size, u = np.sum(share * np.abs(gradients), axis=0), self.arithmetic.parameters
@@ -229,7 +231,7 @@ class Judge:
 
     def _evaluate_one(self, before: Array, batch: Any) -> tuple[float, float, Array, Array]:
         zero = np.zeros_like(before)
-        if not self.size(batch):  # a process may have no row of a batch
+        if not self._size(batch):  # a process may have no row of a batch
             return 0.0, 0.0, zero, zero
         arrays = self.layout.arrays(before)
         loss, gradients = self.reference.loss_and_gradient(arrays, batch)
@@ -248,13 +250,10 @@ class Judge:
         except TypeError as error:
             raise RequestError(f"reference: {error}") from error
 
-    def size(self, batch: Any) -> float:
+    def _size(self, batch: Any) -> float:
         """Return how much a batch of one step counts beside others."""
         size = getattr(self.reference, "size", None)
         return float(size(batch) if size else n_rows(batch))
-
-    def _sizes(self, batch: Any, n: int) -> list[float]:
-        return [self.size(step_of(batch, k)) for k in range(n)]
 
     def _from_moments(self, steps: Steps) -> Objective:
         """Return losses and gradients of steps that training took from moments of their rows."""

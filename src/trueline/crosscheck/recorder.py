@@ -159,49 +159,55 @@ class Recorder:
         Returns:
             These steps, and what is wrong with them that takes no reference to see.
         """
-        trainer, at = self._trainer, result.select(compared)
-        first, step = (
-            trainer.global_step - result.steps,
-            block.batch // trainer.accumulate_grad_batches,
-        )
-        none = np.full(result.before.shape, np.nan)
-        states = {
-            "before": result.before,
-            "after": result.after,
-            "buffer": none if result.buffer is None else result.buffer,
-            "buffer_after": none if result.buffer_after is None else result.buffer_after,
-            "gradient": result.gradient,
-        }
-        states = {name: array[at] for name, array in states.items()}
-        # The loop takes up what the steps before left, and leaves what its last step left.
-        handed_on = np.concatenate([self.last[None], states["after"]])
-        taken_up = np.concatenate([states["before"], (last := self._state.parameters())[None]])
-        if compared[0] == 0:
-            states["buffer"][0] = self.buffers
-        self.last, self.buffers, self.frozen = last, self._state.buffers(), self._state.frozen()
-        if compared[-1] == result.steps - 1:
-            states["buffer_after"][-1] = self.buffers
+        trainer, before = self._trainer, self.buffers
+        last, self.buffers = self._state.parameters(), self._state.buffers()
+        failures = self._not_handed_on(result, last)
+        failures += _differing(gather(trainer, (last,)), trainer.global_step)
+        self.last, self.frozen = last, self._state.frozen()
         self.forget_window()
-        failures = _differing(gather(trainer, (last,)), trainer.global_step)
-        follows = np.diff(compared, prepend=-1, append=result.steps) == 1
-        differs = (handed_on.view(np.int64) != taken_up.view(np.int64)).any(axis=1) & follows
-        if differs.any():
-            k = int(np.argmax(differs))
-            number = first + int(np.append(compared, result.steps)[k]) + 1
-            failures.append(self._moved_from(handed_on[k], taken_up[k], number))
+        first, step = trainer.global_step - result.steps, block.batch
+        step //= trainer.accumulate_grad_batches
         numbers, epochs = first + compared, block.epoch + (step + compared) // rows.steps_per_epoch
         by_loss = lr.waits and lr.interval == "step"
         lrs = lr.along(result.losses)[compared] if by_loss else lr.of_steps(numbers, epochs)
-        used = result.lrs[compared, None]
-        arrays = {"numbers": numbers + 1, "epochs": epochs, "lr": used, "lrs": lrs, **states}
-        batches = rows.batches(block.epoch, step + compared, result.anchor is not None)
-        found = []
-        for which, batch, moments in batches:
+        none, at = np.full(result.before.shape, np.nan), result.select(compared)
+        arrays = {
+            "numbers": numbers + 1,
+            "epochs": epochs,
+            "before": result.before[at],
+            "gradient": result.gradient[at],
+            "after": result.after[at],
+            "buffer": (none if result.buffer is None else result.buffer)[at],
+            "buffer_after": (none if result.buffer_after is None else result.buffer_after)[at],
+            "lr": result.lrs[compared, None],
+            "lrs": lrs,
+        }
+        arrays["buffer"][compared == 0] = before
+        arrays["buffer_after"][compared == result.steps - 1] = self.buffers
+        found, from_moments = [], result.anchor is not None
+        for which, batch, moments in rows.batches(block.epoch, step + compared, from_moments):
             parts = [MicroBatch(batch, result.losses[compared[which]])]
-            some: Any = {name: array[which] for name, array in arrays.items()}
-            given: Any = {"without_penalty": True, "anchor": result.anchor, "moments": moments}
-            found.append(Steps(parts=parts, **some, **given))
+            given: Any = {name: array[which] for name, array in arrays.items()}
+            given |= {"without_penalty": True, "anchor": result.anchor, "moments": moments}
+            found.append(Steps(parts=parts, **given))
         return found, failures
+
+    def _not_handed_on(self, result: StepResult, last: Array) -> list[Failure]:
+        """Return what is wrong where a step began elsewhere than the one before it ended.
+
+        Args:
+            result: Steps of the loop, which began where the steps before them ended.
+            last: Parameters of the module after the steps.
+        """
+        ends = np.concatenate([self.last[None], result.after])
+        starts = np.concatenate([result.before, last[None]])
+        follows = np.diff(result.at, prepend=-1, append=result.steps) == 1
+        differ = (ends.view(np.int64) != starts.view(np.int64)).any(axis=1) & follows
+        if not differ.any():
+            return []
+        k, steps = int(np.argmax(differ)), [*result.at, result.steps]
+        step = self._trainer.global_step - result.steps + int(steps[k]) + 1
+        return [self._moved_from(ends[k], starts[k], step)]
 
     def moved(self) -> Failure | None:
         """Return a failure where the parameters are not, to the bit, what the last step left."""
