@@ -2,8 +2,8 @@
 
     python benchmarks/thread_counts.py [--out FILE]
 
-Trains on one and on two threads, and on two again. torch adds up in as many parts as there are
-threads, and each order of adding rounds in its own way. The report is Markdown.
+Trains on one and on two threads, and on two again. The compiled loop takes its steps in one thread,
+so that no parameter should move. The report is Markdown.
 """
 
 import argparse
