@@ -8,10 +8,11 @@ kernel is at the pool before.
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from trueline.data.order import RowOrder
 from trueline.loop.state import Array, Numbers, Shape
 
 CHUNK = 2**16
@@ -20,42 +21,6 @@ FEW = 2**13
 """Rows whose products a single thread works out faster than several would share them."""
 WIDE = 512
 """Bytes of a row from which on single rows are fetched as fast as segments are."""
-
-
-class Matrix(Protocol):
-    """Rows in a file: what the loop asks of them. Rows in memory are an array."""
-
-    shape: Any
-    dtype: Any
-
-    def read(self, start: int, out: Array) -> Array:
-        """Read consecutive rows from a start into an array, and return it."""
-
-    def rows(self, numbers: Numbers) -> Array:
-        """Return rows by their numbers."""
-
-
-class Order(Protocol):
-    """The order of rows in each epoch."""
-
-    shuffle: bool
-    piece: int
-
-    @property
-    def pooled(self) -> bool:
-        """Whether rows are shuffled by pools, rather than all together."""
-
-    def rows(self, epoch: int, start: int, stop: int) -> Numbers:
-        """Return the row numbers at consecutive places of an epoch."""
-
-    def at(self, epoch: int, places: Numbers) -> Numbers:
-        """Return the row numbers at ascending places of an epoch."""
-
-    def piece_at(self, place: int) -> tuple[int, int]:
-        """Return the first place of a pool, and the one after its last."""
-
-    def fetch(self, rows: Any, epoch: int, start: int, out: Array) -> Numbers:
-        """Put the rows of a pool into an array; return their numbers there, in order."""
 
 
 class Piece(NamedTuple):
@@ -91,7 +56,7 @@ class Rows:
     Places are counted through all epochs: place g is row g % n_served of epoch g // n_served.
 
     Args:
-        matrix: Rows `[x, y]` or `[x, y, weight]`, an array or rows in a file.
+        matrix: Rows `[x, y]` or `[x, y, weight]`: an array, or a Spool of rows in a file.
         order: Order of the rows in each epoch.
         shape: Columns of a row.
         batch_rows: Rows of a step, over all processes and accumulated batches.
@@ -100,13 +65,13 @@ class Rows:
 
     def __init__(
         self,
-        matrix: Array | Matrix,
-        order: Order,
+        matrix: Any,
+        order: RowOrder,
         shape: Shape,
         batch_rows: int,
         n_served: int | None = None,
     ) -> None:
-        self.matrix: Any = matrix
+        self.matrix = matrix
         self.order = order
         self.shape = shape
         self.n_served = n_served or matrix.shape[0]
