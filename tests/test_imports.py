@@ -16,7 +16,14 @@ SOURCE = Path(trueline.__file__).parent.parent
 
 JUDGE = "trueline.reference"
 JUDGED = ("trueline.module", "trueline.steps", "trueline.data.blocks", "trueline.loop.loop")
-ALONE = {JUDGE: {"numpy"}, "trueline.loop": {"numpy", "numba", "trueline.errors"}}
+ALONE = {
+    JUDGE: {"numpy"},
+    # What it takes of the data is NumPy alone: an order of rows, and what is wrong with arrays.
+    "trueline.loop": {
+        *("numpy", "numba", "trueline.errors"),
+        *("trueline.data.order", "trueline.data.problems"),
+    },
+}
 """Packages that import these, themselves and Python's library alone."""
 IMPORTERS = {
     "trueline.cli.entry": {"trueline.__main__"},
