@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from trueline.data import order as orders
 from trueline.data.order import RowOrder
 from trueline.data.spool import Spool
 from trueline.loop import loop as loops
@@ -54,6 +55,7 @@ class Case:
         way: `rows`, `moments` of all rows, moments `of steps` that processes share, or `device`.
         world_size: Number of processes that share the moments.
         chunk: Rows of a piece.
+        small_pool: Rows of a pool within a larger one.
         at_once: Steps whose moments are held at once.
     """
 
@@ -74,6 +76,7 @@ class Case:
     way: str
     world_size: int
     chunk: int
+    small_pool: int
     at_once: int
 
     @property
@@ -88,7 +91,8 @@ class Case:
         """Return the row numbers of step k, which the order of the epoch says."""
         epoch, step = divmod(self.step + k, self.steps_per_epoch)
         places = slice(step * self.batch_rows, min((step + 1) * self.batch_rows, self.n_served))
-        return RowOrder(**self.order).rows(self.epoch + epoch)[places]
+        with self.small_pieces():
+            return RowOrder(**self.order).rows(self.epoch + epoch)[places]
 
     def batch(self, k: int) -> tuple[Any, ...]:
         """Return the rows of step k as X, y and weights, in the precision of the training."""
@@ -140,6 +144,8 @@ class Case:
         width = self.shape.n_features + 1 + self.shape.n_targets
         with (
             mock.patch.object(pieces, "CHUNK", self.chunk),
+            mock.patch.object(orders, "POOL", self.small_pool),
+            mock.patch.object(orders, "SEGMENT", self.order["segment"]),
             mock.patch.object(pieces, "FEW", self.chunk),
             mock.patch.object(loops, "MOMENT_BYTES", self.at_once * 8 * width**2),
         ):
@@ -355,6 +361,7 @@ def cases(draw: Any, way: str | None = None) -> Case:
         step=draw(st.integers(0, -(-n_served // batch_rows) - 1)),
         way=way,
         world_size=draw(st.integers(1, 3)),
+        small_pool=segment * draw(st.integers(1, 3)) if draw(st.booleans()) else 2**16,
         chunk=draw(st.sampled_from([3, 7, 16, 2**16])),
         at_once=draw(st.integers(1, 20)),
     )

@@ -97,7 +97,7 @@ def test_a_row_read_twice_is_seen(
 
     def wrong(self: Spool, start: int, out: Any) -> Any:
         read(self, start, out)
-        if inspect.stack()[1].function == "_fetch":  # for a step, and not for the check
+        if "_fetch" in [frame.function for frame in inspect.stack()[1:3]]:  # not for the check
             out[7] = out[8]
         return out
 

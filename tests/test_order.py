@@ -45,18 +45,21 @@ def test_order_of_many_rows_cannot_be_told_from_a_drawn_one(n: int) -> None:
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-@pytest.mark.parametrize("n", [FEW_ROWS + 1, 3 * POOL, 3 * POOL + 1234])
-def test_pools_hold_the_rows_in_the_order(n: int, in_memory: bool) -> None:
-    order, Z = RowOrder(n, shuffle=True, seed=1), np.random.default_rng(0).random((n, 3))
+@pytest.mark.parametrize("pool", [POOL, 2 * POOL + 24])  # the latter in pieces
+@pytest.mark.parametrize("n", [FEW_ROWS + 1, 3 * POOL, 5 * POOL + 1234])
+def test_pieces_hold_the_rows_in_the_order(n: int, pool: int, in_memory: bool) -> None:
+    order, Z = RowOrder(n, True, 1, pool), np.random.default_rng(0).random((n, 3))
     rows: Any = Z
     if not in_memory:
         rows = Spool(3, Z.dtype)
         rows.append(Z)
-    out = np.full((POOL, 3), np.nan)
-    for pool in range(-(-n // POOL)):
-        numbers = order.fetch(rows, 2, pool, out)
-        expected = order.rows(2, pool * POOL, min((pool + 1) * POOL, n))
-        assert np.array_equal(out[numbers], Z[expected])
+    out, start = np.full((order.piece, 3), np.nan), 0
+    while start < n:
+        begin, stop = order.piece_at(start)
+        assert begin == start < stop <= start + order.piece
+        numbers = order.fetch(rows, 2, start, out)
+        assert np.array_equal(out[numbers], Z[order.rows(2, start, stop)])
+        start = stop
 
 
 @pytest.mark.parametrize("n", [1000, FEW_ROWS + 1, 3 * POOL + 1234])
