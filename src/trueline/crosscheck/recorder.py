@@ -244,7 +244,8 @@ class Recorder:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training must have to the bit."""
-        return {"precision": self._precision, "parameters": self.last, "buffers": self.buffers}
+        buffers = None if np.isnan(self.buffers).all() else self.buffers
+        return {"precision": self._precision, "parameters": self.last, "buffers": buffers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a checkpoint was made, if its numbers are those of this precision."""
