@@ -62,8 +62,8 @@ class CrossCheck(Callback):
         schedule: Schedule of the learning rate, if it has one.
         interval: What the schedule counts.
         monitor: Metric that a schedule waiting for a plateau watches. It is taken as found.
-        count_rows: Whether each row must be served once an epoch. It can be counted where the
-            training loader's `dataset` is a `TensorDataset`, and is unless this is False.
+        count_rows: Whether each row must be served once an epoch. Rows can be counted where they
+            come from a `RegressionData`, or the loader's `dataset` is a `TensorDataset`.
 
     Raises:
         RequestError: Before training, naming every setting that the reference cannot follow.
@@ -335,9 +335,11 @@ class CrossCheck(Callback):
         if not due:
             return
         assert self._queue is not None
-        if trainer.loggers:
-            self._queue.settle()
         self._logged = due[-1]
+        if not trainer.loggers:
+            self._queue.worst.worst_up_to(due[-1:])  # which forgets them
+            return
+        self._queue.settle()
         worst = [[ratio] for ratio in self._queue.worst.worst_up_to(due)]
         log_points(trainer.loggers, ["crosscheck/worst_ratio"], worst, due)
 

@@ -84,22 +84,32 @@ class DatasetRows:
             steps: Number of steps.
             began: Number of steps before the first one that is checked.
         """
-        numbers = np.arange(steps)
         if self._few or self._by_moments:
-            return numbers
+            return np.arange(steps)
         every = SAMPLE_EVERY * max(1, self._size * self._width // FEW_NUMBERS)
-        keep = (first + numbers) % every == 0
-        keep[: max(0, began + max(1, EARLY_ROWS // self._size) - first)] = True
-        epochs, within = np.divmod(step + numbers, self.steps_per_epoch)
-        piece = self._order.piece
-        pieces = epochs * -(-self._n // piece) + within * self._size // piece
-        border, spread = np.diff(pieces) != 0, max(1, self._size // ROWS_AT_BORDERS)
+        early = np.arange(began + max(1, EARLY_ROWS // self._size) - first)
+        ends = [0, steps - 1] if steps >= every or first == began else []
+        found: list[Any] = [early, np.arange(-first % every, steps, every), ends]
+        found += self._borders(step, steps)
+        kept = np.unique(np.concatenate(found).astype(np.int64))
+        return kept[(kept >= 0) & (kept < steps)]
+
+    def _borders(self, step: int, steps: int) -> tuple[Numbers, Numbers]:
+        """Return steps that are the first to begin in a piece of the order, and some before them.
+
+        Args:
+            step: Number of the first step, counted from the start of its epoch.
+            steps: Number of steps.
+        """
+        piece, per_epoch = self._order.piece, self.steps_per_epoch
+        spread = max(1, self._size // ROWS_AT_BORDERS)
         spread *= 1 if self._order.shuffle else 8  # rows in order are not gathered
-        keep[1:] |= border & (pieces[1:] % spread == 0)
-        keep[:-1] |= border & (pieces[1:] % spread == spread // 2)
-        if steps >= every or first == began:
-            keep[[0, -1]] = True
-        return np.flatnonzero(keep)
+        within = np.unique(-(-np.arange(0, self._n, piece) // self._size))
+        within = within[within < per_epoch]
+        epochs = np.arange((step + steps) // per_epoch + 1)[:, None]
+        begins = (epochs * per_epoch + within - step).ravel()
+        pieces = (epochs * -(-self._n // piece) + within * self._size // piece).ravel()
+        return begins[pieces % spread == 0], begins[pieces % spread == spread // 2] - 1
 
     def batches(
         self, epoch: int, steps: Numbers, from_moments: bool
