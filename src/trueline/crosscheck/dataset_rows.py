@@ -6,6 +6,7 @@ numbers: never what training has gathered. Of large data it samples steps.
 
 from collections.abc import Iterator, Mapping
 from copy import copy
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -206,7 +207,7 @@ class DatasetRows:
         """Return what is wrong with the order of an epoch, which must have each row once."""
         order, n = self._order, self._order.n_samples
         if not order.pooled:
-            right = _hash(order.rows(epoch)) == _hash(np.arange(n))
+            right = _hash(order.rows(epoch)) == _hash_of_range(n, 1)
         else:
             right = self._pools_are_right(epoch)
         if right:
@@ -229,7 +230,7 @@ class DatasetRows:
         size, whole = order.segment, len(starts) * order.segment
         offset = int(starts.min())
         right = np.array_equal(np.sort(loose), np.r_[:offset, offset + whole : n])
-        right &= _hash(starts - offset) == _hash(np.arange(0, whole, size))
+        right &= _hash(starts - offset) == _hash_of_range(whole, size)
         last = (n - 1) // order.pool
         for pool in {*range(epoch % POOLS_CHECKED, last, POOLS_CHECKED), last}:
             start, stop = pool * order.pool, min((pool + 1) * order.pool, n)
@@ -266,3 +267,9 @@ def _hash(numbers: Numbers) -> int:
         hashed *= factor
         hashed ^= hashed >> np.uint64(31)
     return int(hashed.sum())
+
+
+@cache
+def _hash_of_range(stop: int, step: int) -> int:
+    """Return the hash of the numbers 0, step, 2·step and so on below `stop`."""
+    return _hash(np.arange(0, stop, step))
