@@ -178,8 +178,10 @@ def over_moments(moments, anchor, first, n_steps, shape, state, rule, steps):
                 gradient[own + row] = D(2 * (slope + half))
                 loss += d[own + row] * (slope + 2 * half)
             loss += M[p + t, p + t]
+        # Rounding may leave a little less than 0. Terms that are infinite may cancel.
+        loss = max(loss, 0.0) if np.isfinite(loss) else np.inf
         j = take_step(
-            first + k, j, D(0 if loss < 0 else loss), gradient, n_features, n_targets, rule,
+            first + k, j, D(loss), gradient, n_features, n_targets, rule,
             theta, buffer, free, lrs, momenta, plateau, losses, at, states,
         )  # fmt: skip
         if j < 0:
