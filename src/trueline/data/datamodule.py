@@ -119,16 +119,20 @@ class RegressionData(LightningDataModule):
     def _keep(self, matrix: np.ndarray | Spool) -> None:
         """Take the matrix of all rows, `[x, y]` or `[x, y, weight]`, in memory or in a file."""
         self._matrix = matrix
-        self._joined_from = () if self.spooled else (self.X, self.y, self.sample_weight)
+        self._joined_from = self._parts()
+
+    def _parts(self) -> list[tuple[Any, int]]:
+        """Return X, y and weights, each with how often torch has changed it in place."""
+        parts = () if self.spooled else (self.X, self.y, self.sample_weight)
+        return [(part, 0 if part is None else part._version) for part in parts]
 
     @property
     def matrix(self) -> np.ndarray | Spool:
-        """All rows, `[x, y]` or `[x, y, weight]`; made anew where X, y or weights were replaced."""
-        if self.spooled is None:
-            parts = self.X, self.y, self.sample_weight
-            if any(part is not held for part, held in zip(parts, self._joined_from, strict=True)):
-                arrays: Any = (None if p is None else p.numpy() for p in parts)
-                self._keep(_joined(*arrays))
+        """All rows, `[x, y]` or `[x, y, weight]`; made anew where X, y or weights were changed."""
+        pairs = zip(self._parts(), self._joined_from, strict=True)
+        if any(now is not held or changes != then for (now, changes), (held, then) in pairs):
+            arrays: Any = (None if part is None else part.numpy() for part, _ in self._parts())
+            self._keep(_joined(*arrays))
         return self._matrix
 
     @property

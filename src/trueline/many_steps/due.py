@@ -82,6 +82,8 @@ class StepsUntilDue:
         epochs = min(steps // -(-left // window), allowed // left)
         if trainer.max_epochs and trainer.max_epochs > 0:
             epochs = min(epochs, trainer.max_epochs - epoch)
+        if trainer.should_stop and trainer.min_epochs and trainer.min_epochs > epoch:
+            epochs = min(epochs, trainer.min_epochs - epoch)
         for every in (in_epochs, self._every_epoch):
             if every:
                 epochs = min(epochs, every - epoch % every)
@@ -98,6 +100,9 @@ class StepsUntilDue:
         if self._is_timed:
             most = min(most, self._in_time)
         most = min([most, *(n - taken % n for n in self._intervals)])
+        least = self._trainer.min_steps if self._trainer.should_stop else None
+        if least and least > taken:
+            most = min(most, least - taken)
         return max(1, min(most, max_steps - taken) if max_steps > 0 else most)
 
     def note(self, steps: int, seconds: float) -> None:

@@ -63,20 +63,28 @@ class ManySteps:
         self.reason = compile_loop(trainer, loop, self._state(), self._rule())
         if self.reason:
             return
-        self._loop = loop
-        h: Any = module.hparams
+        self._take_up(loop)
         loader: Any = trainer.train_dataloader
-        width = h.n_features + h.n_targets
-        # Moments of all rows are worked out once.
-        numbers = width * (width if self._loop.of_all_rows else self._loop.rows.batch_rows)
-        per_epoch = int(trainer.num_training_batches)
-        self._due = StepsUntilDue(trainer, h.steps_per_execution, per_epoch, numbers)
         loader.ahead = self._ahead
+
+    def _take_up(self, loop: Any) -> None:
+        """Take the next steps by a loop, until a step takes in another number of batches."""
+        trainer, h = self._module.trainer, self._module.hparams
+        self._loop, self._window = loop, trainer.accumulate_grad_batches
+        width = h["n_features"] + h["n_targets"]
+        # Moments of all rows are worked out once.
+        numbers = width * (width if loop.of_all_rows else loop.rows.batch_rows)
+        per_epoch = int(trainer.num_training_batches)
+        self._due = StepsUntilDue(trainer, h["steps_per_execution"], per_epoch, numbers)
 
     def _ahead(self, epoch: int, batch: int) -> int | None:
         """Return how many batches come next as a block; None for one, by Lightning's loop."""
         self.latest = None
         self.reason = reason_by_now(self._module, self._defined)
+        if self._module.trainer.accumulate_grad_batches != self._window:  # by a callback
+            from trueline.many_steps.loops import loop_of
+
+            self._take_up(loop_of(self._module.trainer, self._module))
         return None if self.reason else self._due(epoch, batch)
 
     def run(self, block: Block) -> None:
