@@ -118,7 +118,7 @@ def test_batches_that_a_resume_repeats_or_leaves_out_are_told(
         assert loader["position"] == 1
         loader["position"] = position
 
-    # A call of the loop takes an epoch from the loader's place on, and none of its rows is left out.
+    # The loop takes an epoch from the place of the loader on, and leaves no row out.
     save(make_trainer, tmp_path, DummyData(4), lr=1e-4)
     path = tampered(tmp_path / "step=5.ckpt", move)
     with pytest.raises(CheckFailed, match=f"rows of epoch 1 .*{said}"):

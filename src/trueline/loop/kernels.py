@@ -9,11 +9,10 @@ its bias. Gradients and momentum buffers have the same layout. All arithmetic on
 of θ, and a step depends on the state before it and on its rows alone. So the state after a step
 does not depend on how steps are grouped into calls.
 
-Three things here are for speed. Row numbers are unsigned, since the compiler would have to look at
-each signed index for a negative one. Arrays become local names before a loop, since each look into
-a tuple counts a reference. Functions that are called at each step take no tuple of arrays for the
-same reason. Tuples come as plain ones: a cache of compiled functions that names classes of ours
-could not be read by a version that has renamed them.
+For speed, row numbers are unsigned: the compiler would look at each signed index for a negative
+one. Arrays become local names before a loop, and functions within a step take no tuple of arrays,
+since each look into a tuple counts a reference. Tuples are plain ones, so that a cache of compiled
+functions names no class of ours, which a later version may have renamed.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -151,10 +150,7 @@ def over_moments(moments, anchor, first, n_steps, shape, state, rule, steps):
         anchor: Parameters at which the residuals are taken, float64, the vector θ.
         first: Number of the first step among those of `steps`.
         n_steps: Number of steps.
-        shape: See `over_rows`.
-        state: See `over_rows`.
-        rule: See `over_rows`.
-        steps: See `over_rows`.
+        shape, state, rule, steps: See `over_rows`.
 
     Returns:
         Number of steps taken: all, or those before the first whose loss is not finite.
