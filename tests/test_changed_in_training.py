@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import EMAWeightAveraging, GradientAccumulationScheduler
 
-from trueline.data import RegressionData
+from trueline.data import DummyData, RegressionData
 from trueline.module import LinearRegression
 
 RNG = np.random.default_rng(0)
@@ -63,3 +63,23 @@ def test_rows_changed_in_place_are_trained_on() -> None:
         return data
 
     check_same(make)
+
+
+@pytest.mark.filterwarnings("ignore:You.re using the WeightAveraging callback with a model")
+def test_averaged_weights_do_not_depend_on_how_steps_are_grouped() -> None:
+    averages = []
+    for steps in (1, 3, "auto"):
+        model = LinearRegression(init="zeros", steps_per_execution=steps)
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=12,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[EMAWeightAveraging(decay=0.5)],
+        )
+        trainer.fit(model, DummyData())
+        averages.append(model.weight.item())
+        assert steps == 1 or "EMAWeightAveraging looks into each" in str(model.single_steps)
+    assert averages == averages[:1] * 3

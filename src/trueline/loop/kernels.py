@@ -1,8 +1,7 @@
 """The loop of SGD, compiled: many steps in one call, over rows or over moments.
 
 `over_rows` and `over_moments` differ in where loss and gradient come from. Both go on with
-`take_step`, whose `update` is the rule of `trueline.reference.sgd`. The two share no code: one is
-held against the other.
+`take_step`. Its `update` is the rule of `trueline.reference.sgd`, and shares no code with it.
 
 Parameters are one vector θ of T·p entries, p = n_features + 1: for each target its weights and then
 its bias. Gradients and momentum buffers have the same layout. All arithmetic on θ is in the dtype
@@ -29,7 +28,7 @@ FEW_ROWS = 8
 CLIP_OFFSET = 1e-6
 """torch's `clip_grad_norm_` adds it to the norm that it divides by."""
 LARGEST_UNIT = 126
-"""Exponent of the largest power of two that float32 holds together with its inverse."""
+"""Exponent of the largest power of two whose inverse float32 holds too."""
 
 
 @compiled
@@ -44,8 +43,7 @@ def over_rows(piece, shape, state, rule, steps):
         steps: Options and results of each step, see `state.Steps`.
 
     Returns:
-        Number of batches done: all that end here, or those before the first whose loss is not
-        finite.
+        Number of batches that end here, or before the first whose loss is not finite.
     """
     Z, origin, numbers, bounds, opened, closed, first = piece
     n_features, n_targets, weighted, unit = shape
@@ -82,10 +80,7 @@ def over_rows(piece, shape, state, rule, steps):
 
 @compiled
 def touch(Z, origin, numbers, start, stop, seen):
-    """Bring rows into the cache of this processor, all at the same time, before they are added.
-
-    They lie all over a pool, and another processor may have fetched it.
-    """
+    """Bring rows that lie all over a pool into the cache, all at the same time."""
     total = 0.0
     for k in range(start, stop):
         i = np.uint64(origin) + np.uint64(numbers[k])
@@ -98,8 +93,8 @@ def touch(Z, origin, numbers, start, stop, seen):
 def unit_of(Z, origin, numbers, start, stop, sums):
     """Return a power of two that brings the largest weight of a batch so far to about 1.
 
-    Of weights only proportions count, and float32 could not hold the products of small or large
-    ones. The sums of the batch so far are brought to the same unit.
+    Only proportions of weights count, and float32 does not hold the products of extreme ones. The
+    sums of the batch so far are brought to the same unit.
     """
     top, last, held = 0.0, Z.shape[1] - 1, np.float64(sums[-1])
     for k in range(start, stop):
@@ -150,10 +145,13 @@ def over_moments(moments, anchor, first, n_steps, shape, state, rule, steps):
         anchor: Parameters at which the residuals are taken, float64, the vector θ.
         first: Number of the first step among those of `steps`.
         n_steps: Number of steps.
-        shape, state, rule, steps: See `over_rows`.
+        shape: See `over_rows`.
+        state: See `over_rows`.
+        rule: See `over_rows`.
+        steps: See `over_rows`.
 
     Returns:
-        Number of steps taken: all, or those before the first whose loss is not finite.
+        Number of steps before the first whose loss is not finite.
     """
     n_features, n_targets, _, _ = shape
     theta, buffer, free, _ = state
@@ -291,7 +289,7 @@ def clip(gradient, norm, value):
 
 @compiled
 def advance_plateau(plateau, loss):
-    """Reduce the learning rate where the loss has not improved, as torch's ReduceLROnPlateau does.
+    """Reduce the learning rate where the loss has not improved, as ReduceLROnPlateau does.
 
     Args:
         plateau: Learning rate, best loss, bad steps, steps of cooldown left; then the options:

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import (
     ModelSummary,
     ProgressBar,
     Timer,
+    WeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
@@ -94,6 +95,8 @@ def _wants_every_step(callback: Callback, asked: int | Literal["auto"]) -> str |
     """Return the hook for which a callback must see each step, if it has one."""
     if getattr(callback, "knows_executions", False):
         return None
+    if isinstance(callback, WeightAveraging):
+        return "on_train_batch_end"  # it averages what each step leaves
     hooks = INSIDE_A_STEP if asked != "auto" else (*INSIDE_A_STEP, *AROUND_A_STEP)
     own = (name for name in hooks if has_hook(callback, name))
     if isinstance(callback, WITHOUT_EVERY_STEP):  # and what a subclass adds
