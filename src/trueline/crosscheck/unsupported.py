@@ -3,48 +3,34 @@
 from dataclasses import replace
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import (
-    GradientAccumulationScheduler,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from lightning.pytorch import Trainer, callbacks
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from trueline.errors import RequestError
 from trueline.module import LinearRegression
 from trueline.proximal import ProximalSGD
-from trueline.reference.rounding import (
-    BFLOAT16,
-    BFLOAT16_MIXED,
-    BRAIN,
-    FLOAT16_MIXED,
-    FLOAT32,
-    FLOAT64,
-    TENSOR_FLOAT,
-    Arithmetic,
-)
+from trueline.reference import rounding
 from trueline.unchanged import loss_replaced
 
 FOLLOWED = {
-    "64-true": FLOAT64,
-    "32-true": FLOAT32,
-    "bf16-mixed": BFLOAT16_MIXED,
-    "bf16-true": BFLOAT16,
-    "16-mixed": FLOAT16_MIXED,
+    "64-true": rounding.FLOAT64,
+    "32-true": rounding.FLOAT32,
+    "bf16-mixed": rounding.BFLOAT16_MIXED,
+    "bf16-true": rounding.BFLOAT16,
+    "16-mixed": rounding.FLOAT16_MIXED,
 }
 """The precisions that the reference can judge, with how each one rounds."""
-PRODUCTS = {"highest": None, "high": TENSOR_FLOAT, "medium": BRAIN}
+PRODUCTS = {"highest": None, "high": rounding.TENSOR_FLOAT, "medium": rounding.BRAIN}
 """What `torch.set_float32_matmul_precision` lets the factors of a product be rounded to."""
 
 
-def arithmetic_of(trainer: Trainer) -> Arithmetic:
+def arithmetic_of(trainer: Trainer) -> rounding.Arithmetic:
     """Return how the training is asked to round."""
     arithmetic = FOLLOWED[str(trainer.precision)]
     products = PRODUCTS[torch.get_float32_matmul_precision()]
-    return (
-        replace(arithmetic, products=products) if arithmetic is FLOAT32 and products else arithmetic
-    )
+    if arithmetic is not rounding.FLOAT32 or products is None:
+        return arithmetic
+    return replace(arithmetic, products=products)
 
 
 def refuse(refused: list[str]) -> None:
@@ -63,7 +49,11 @@ def unsupported_settings(trainer: Trainer) -> list[str]:
         refused.append(f"precision {trainer.precision} (it follows {', '.join(FOLLOWED)})")
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         refused.append(f"{type(trainer.strategy).__name__} (it follows one device, and ddp)")
-    changing = (GradientAccumulationScheduler, StochasticWeightAveraging, WeightAveraging)
+    changing = (
+        callbacks.GradientAccumulationScheduler,
+        callbacks.StochasticWeightAveraging,
+        callbacks.WeightAveraging,
+    )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, changing):
             refused.append(type(callback).__name__)
