@@ -1,11 +1,9 @@
 """The callback that runs the NumPy reference beside training.
 
-At an optimizer step the reference takes the parameters before the step and the very batches that
-were used, works out loss, gradient and the parameters after the step in float64, and compares. How
-far the two may be apart is not a tolerance but a bound on rounding errors, so a deviation is told
-as a fraction of its bound and 1.0 is the line. Between steps the parameters must not change by a
-bit, and every epoch must serve each row once. Every step is compared, but for many steps at once on
-large data, of which `DatasetRows.sampled` picks some.
+From the parameters before an optimizer step and the very batches that were used, the reference
+works out loss, gradient and the parameters after the step in float64, and compares. How far the two
+may be apart is not a tolerance but a bound on rounding errors, so a deviation is told as a fraction
+of its bound and 1.0 is the line. Of many steps on large data, `DatasetRows.sampled` picks some.
 """
 
 import contextlib
@@ -41,11 +39,9 @@ from trueline.module import LinearRegression
 from trueline.reference import SGD
 from trueline.reference.plateau import ReduceLROnPlateau
 from trueline.reference.schedules import Schedule
-from trueline.tensorboard import log_points
 
 SAVED_AS = "crosscheck"
-"""The entry of a checkpoint. It is no callback's own state, which Lightning would miss where the
-checkpoint is used without a cross-check."""
+"""Entry of a checkpoint. A callback's own state Lightning would miss in a run without the check."""
 
 
 class CrossCheck(Callback):
@@ -143,8 +139,7 @@ class CrossCheck(Callback):
     @property
     def knows_executions(self) -> bool:
         """Whether steps may be taken many at once: those of `LinearRegression` may."""
-        given = self.reference, self.optimizer, self.schedule
-        return all(one is None for one in given)
+        return all(g is None for g in (self.reference, self.optimizer, self.schedule))
 
     def watched_steps(self, first: int, steps: int) -> NDArray[np.int64]:
         """Return which steps of the loop are compared, see `DatasetRows.sampled`."""
@@ -158,22 +153,17 @@ class CrossCheck(Callback):
         self._forget()
 
     def check_settings(self, trainer: Trainer) -> None:
-        """Refuse, before there is a model, the Trainer's settings that the reference cannot follow.
-
-        Raises:
-            RequestError: Naming all of them.
-        """
+        """Refuse, before there is a model, the settings that the reference cannot follow."""
         refuse(unsupported_settings(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to record, or refuse what the reference cannot follow."""
-        given = self.schedule, self.interval, self.monitor
-        self._schedule, self._interval, self._monitor = expected_schedule(pl_module.hparams, *given)
+        given = pl_module.hparams, self.schedule, self.interval, self.monitor
+        self._schedule, self._interval, self._monitor = expected_schedule(*given)
         model = unsupported_model(trainer, self.reference, self.optimizer, self._schedule)
         refuse(unsupported_settings(trainer) + model)
         self._recorder = Recorder(trainer, pl_module)
         self._metric_due = False
-        self._logged = trainer.global_step
 
     @np.errstate(all="ignore")  # numbers of a training that diverges overflow
     def _open_queue(self, trainer: Trainer, batch: Any, inside_epoch: bool) -> StepQueue:
@@ -181,20 +171,20 @@ class CrossCheck(Callback):
         loader: Any = trainer.train_dataloader
         if trainer.world_size > 1:  # this process may have no row of it
             batch = next(theirs for theirs in gather(trainer, batch) if n_rows(theirs))
-        example = self._recorder.initial, batch
-        given = self.reference, self.optimizer, self._recorder.layout, example
-        judge = expected_judge(trainer, *given)
+        given = self._recorder.layout, (self._recorder.initial, batch)
+        judge = expected_judge(trainer, self.reference, self.optimizer, *given)
         by_number = getattr(loader, "ahead", None) is not None
         all_rows = training_rows(trainer) if self.count_rows and not by_number else None
         counted = same_kind(all_rows, batch)
         rows = RowCount(fingerprints(all_rows), inside_epoch) if counted else None
         if isinstance(loader, BatchLoader):
             dtype = as_array(next(trainer.lightning_module.parameters())).dtype
-            size = int(trainer.num_training_batches), trainer.accumulate_grad_batches
-            self._rows = DatasetRows(loader, *size, dtype)
+            batches, window = int(trainer.num_training_batches), trainer.accumulate_grad_batches
+            self._rows = DatasetRows(loader, batches, window, dtype)
         bases = [rule.optimizer.lr for rule in judge.rules]
-        queue = StepQueue(judge, ExpectedLr(bases, self._schedule, self._interval), rows)
-        if self._resumed and self._recorder.first_step:
+        lr, first = ExpectedLr(bases, self._schedule, self._interval), self._recorder.first_step
+        queue = StepQueue(judge, lr, rows, first)
+        if self._resumed and first:
             self._restore(queue)
         return queue
 
@@ -204,8 +194,8 @@ class CrossCheck(Callback):
         """Note the batch, and look whether the parameters are those that the last step left."""
         if isinstance(batch, Block):
             self._first_step = batch.batch // trainer.accumulate_grad_batches
-            loader: Any = trainer.train_dataloader
-            arrays = batch_arrays(trainer.precision_plugin.convert_input(loader.example()))
+            example = trainer.train_dataloader.example()  # type: ignore[union-attr]
+            arrays = batch_arrays(trainer.precision_plugin.convert_input(example))
         else:
             if type(pl_module) is LinearRegression:
                 batch = as_batch(batch, pl_module.hparams["n_features"])
@@ -247,8 +237,7 @@ class CrossCheck(Callback):
         else:
             self._metric_due = False
             return
-        # A LinearRegression freezes no parameter by itself: its user did. A subclass may do so by
-        # mistake, and other modules say by their reference what is trained.
+        # Its user froze them. A subclass may do so by mistake; others say by their reference.
         if type(pl_module) is LinearRegression:
             queue.freeze(recorder.frozen)
         for stack in stacks:
@@ -258,7 +247,7 @@ class CrossCheck(Callback):
         self._fail(*failures)
         if self._rows and self.count_rows and (wrong := self._rows.serve(epoch, step, steps)):
             self._fail(Failure(trainer.global_step, f"rows of epoch {epoch}", cause=wrong))
-        self._log(trainer)
+        queue.log(trainer)
         self._tell()
 
     def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -274,28 +263,27 @@ class CrossCheck(Callback):
         """Fail a training in which nothing was compared or nothing moved."""
         if self._queue is not None:
             self._queue.settle()
-            self._log(trainer, at_end=True)
+            self._queue.log(trainer, at_end=True)
         self.on_fit_end()
         # A training that goes on may have come to where a step is less than a rounding.
         if self.steps_checked and self._recorder.unmoved and not self._recorder.first_step:
             self._fail_empty(
-                f"expected some parameter to move in {self.steps_checked} steps, found none; raise "
-                "the learning rate, or train in more precision"
+                f"some parameter to move in {self.steps_checked} steps, found none; raise the "
+                "learning rate, or train in more precision"
             )
 
     def on_fit_end(self, *_: Any) -> None:
         """Look once more, after other hooks; and fail a training that had no epochs left."""
         if self._queue is None or not self.steps_checked:
-            expected = "expected an optimizer step to compare, found none; train for more epochs"
-            self._fail_empty(expected)
+            self._fail_empty("an optimizer step to compare, found none; train for more epochs")
         else:
             self._fail(*self._recorder.at_end(self._queue.first_failure))
 
     def on_exception(self, *_: Any) -> None:
         """Judge what was entered before a training broke off, for the report."""
-        if self._queue is not None:
-            # The last steps of a training that diverges may have no bound. The exception says why.
-            with contextlib.suppress(RequestError):
+        # The last steps of a training that diverges may have no bound. The exception says why.
+        with contextlib.suppress(RequestError):
+            if self._queue is not None:
                 self._queue.settle()
 
     def _fail(self, *failures: Failure | None) -> None:
@@ -305,11 +293,11 @@ class CrossCheck(Callback):
             self._queue.fail(failure)
         self._tell()
 
-    def _fail_empty(self, why: str) -> None:
+    def _fail_empty(self, expected: str) -> None:
         """Note that there was nothing to learn from a training."""
-        self._nothing_learned = why
+        self._nothing_learned = f"expected {expected}"
         if self.on_failure == "raise":
-            raise CheckFailed(f"cross-check failed: {why}")
+            raise CheckFailed(f"cross-check failed: {self._nothing_learned}")
 
     def _tell(self) -> None:
         """Raise or warn when there is a first failure."""
@@ -320,28 +308,6 @@ class CrossCheck(Callback):
         if self.on_failure == "raise":
             raise CheckFailed(f"cross-check failed: {failure}")
         rank_zero_warn(f"cross-check failed: {failure}")
-
-    def _log(self, trainer: Trainer, at_end: bool = False) -> None:
-        """Log the worst ratio of the steps since the last point, every `log_every_n_steps` steps.
-
-        Which steps a point takes in depends on their numbers alone, so that a training that goes on
-        from a checkpoint has the same points.
-        """
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        step = trainer.global_step
-        due = [] if every < 1 else list(range((self._logged // every + 1) * every, step + 1, every))
-        if at_end and step != (due or [self._logged])[-1]:
-            due.append(step)
-        if not due:
-            return
-        assert self._queue is not None
-        self._logged = due[-1]
-        if not trainer.loggers:
-            self._queue.worst.worst_up_to(due[-1:])  # which forgets them
-            return
-        self._queue.settle()
-        worst = [[ratio] for ratio in self._queue.worst.worst_up_to(due)]
-        log_points(trainer.loggers, ["crosscheck/worst_ratio"], worst, due)
 
     def on_save_checkpoint(self, trainer: Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         """Save what a resumed training is held against: where this one stands."""

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
+from lightning.pytorch import Trainer
 
 from trueline.crosscheck.diagnosis import Case, likely_cause
 from trueline.crosscheck.expected import ExpectedLr
@@ -16,6 +17,7 @@ from trueline.crosscheck.judge import Judge
 from trueline.crosscheck.record import Steps, arrays_of, stacked, step_of
 from trueline.crosscheck.row_count import RowCount
 from trueline.crosscheck.verdict import Comparison, Failure, WorstRatios
+from trueline.tensorboard import log_points
 
 AT_ONCE = 8
 """Number of first steps that are judged one by one."""
@@ -45,9 +47,10 @@ class StepQueue:
         judge: Takes the steps in NumPy.
         lr: Expected learning rates.
         rows: Counts the rows of each epoch by what was served, where that can be done.
+        first: Number of steps before those of this training.
     """
 
-    def __init__(self, judge: Judge, lr: ExpectedLr, rows: RowCount | None) -> None:
+    def __init__(self, judge: Judge, lr: ExpectedLr, rows: RowCount | None, first: int) -> None:
         self.judge = judge
         self.lr = lr
         self.rows = rows
@@ -56,6 +59,7 @@ class StepQueue:
         self.first_failure: Failure | None = None
         self._entries: list[Steps | EpochEnd] = []
         self._steps = self._numbers_each = self._settled = 0
+        self._logged = first
         self._earlier: Steps | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -117,6 +121,27 @@ class StepQueue:
         failures += [self._judge(stacked(list(group))) for _, group in groups]
         found = [failure for failure in (self.first_failure, *failures) if failure]
         self.first_failure = min(found, key=lambda failure: failure.step, default=None)
+
+    def log(self, trainer: Trainer, at_end: bool = False) -> None:
+        """Log the worst ratio of the steps since the last point, every `log_every_n_steps` steps.
+
+        Which steps a point takes in depends on their numbers alone, so that a training that goes on
+        from a checkpoint has the same points.
+        """
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        step = trainer.global_step
+        due = [] if every < 1 else list(range((self._logged // every + 1) * every, step + 1, every))
+        if at_end and step != (due or [self._logged])[-1]:
+            due.append(step)
+        if not due:
+            return
+        self._logged = due[-1]
+        if not trainer.loggers:
+            self.worst.worst_up_to(due[-1:])  # which forgets them
+            return
+        self.settle()
+        worst = [[ratio] for ratio in self.worst.worst_up_to(due)]
+        log_points(trainer.loggers, ["crosscheck/worst_ratio"], worst, due)
 
     def _count(self, entries: list[Steps | EpochEnd]) -> list[Failure | None]:
         """Count rows; return what is wrong with them."""
