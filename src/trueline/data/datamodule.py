@@ -124,7 +124,10 @@ class RegressionData(LightningDataModule):
     def _parts(self) -> list[tuple[Any, int]]:
         """Return X, y and weights, each with how often torch has changed it in place."""
         parts = () if self.spooled else (self.X, self.y, self.sample_weight)
-        return [(part, 0 if part is None else part._version) for part in parts]
+        # Tensors that were made in inference mode count no changes.
+        return [
+            (part, 0 if part is None or part.is_inference() else part._version) for part in parts
+        ]
 
     @property
     def matrix(self) -> np.ndarray | Spool:

@@ -90,6 +90,10 @@ def train(
             where X has another.
         states: Numbers of the steps before which parameters are returned, from 0.
 
+    Returns:
+        Weight and bias after the last step, the loss and learning rate of each step, and the states
+        that were asked for.
+
     Raises:
         RequestError: When an argument is out of its range, or the rows have holes.
         CheckFailed: When the training diverges, with the step.
