@@ -108,6 +108,18 @@ def test_numbers_too_large_for_the_precision_are_told_apart(make_trainer: Any) -
     assert "single batches" not in str(failed.value)
 
 
+@pytest.mark.parametrize("steps", [1, "auto"])
+@pytest.mark.parametrize("batch_size", [2, 8])
+@pytest.mark.parametrize(("of_X", "of_y"), [(1e50, 1.0), (1.0, 1e50)])
+def test_numbers_that_float32_does_not_hold_end_a_training(
+    make_trainer: Any, of_X: float, of_y: float, batch_size: int, steps: Any
+) -> None:
+    data = RegressionData(of_X * SPEEDS, of_y * DISTANCES, batch_size=batch_size)
+    model = LinearRegression(steps_per_execution=steps)
+    with pytest.raises(CheckFailed, match=r"expected a finite loss, found (inf|nan) at step 1;"):
+        make_trainer(precision="32-true").fit(model, data)
+
+
 SCHEDULES: dict[str, tuple[dict[str, Any], str]] = {
     "OneCycleLR": ({"max_lr": 1.0, "total_steps": 999}, "set max_lr of schedule below"),
     "CyclicLR": ({"base_lr": 1e-6, "max_lr": 1.0}, "set max_lr of schedule below"),

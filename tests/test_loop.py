@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop_cases import STEPS, Case, cases, expected, lrs_by_torch
+from loop_cases import STEPS, Case, cases
+from loop_expected import expected, lrs_by_torch
 from trueline.loop.state import Rule, State
 
 

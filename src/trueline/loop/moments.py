@@ -7,7 +7,7 @@ import numpy as np
 
 from trueline.loop import kernels
 from trueline.loop.rows import Rows
-from trueline.loop.state import Float64
+from trueline.loop.state import Array, Float64
 
 AddUp = Callable[[Float64], Float64]
 """Adds an array up over all processes."""
@@ -35,6 +35,7 @@ class Moments:
         anchor: Parameters, float64, shape (P,).
     """
 
+    @np.errstate(all="ignore")  # what the precision does not hold is infinite: so is the loss
     def __init__(
         self, rows: Rows, dtype: Any, share: tuple[int, int], add_up: AddUp = alone
     ) -> None:
@@ -43,9 +44,10 @@ class Moments:
         for z, weighted in _joined(rows, share, dtype):
             sums += weighted.T @ z
         sums = add_up(sums)
-        with np.errstate(all="ignore"):
-            scale = np.sqrt(np.diag(sums)[:p])
-            scale[scale == 0] = 1
+        scale = np.sqrt(np.diag(sums)[:p])
+        scale[scale == 0] = 1
+        solved: Array = np.zeros((p, T))
+        if np.isfinite(sums).all():
             equations = sums[:p, :p] / scale[:, None] / scale
             solved = np.linalg.lstsq(equations, sums[:p, p:] / scale[:, None], rcond=None)[0]
         # Of one process, lest rounding differs between their machines.
