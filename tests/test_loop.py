@@ -5,12 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop_cases import STEPS, Case, cases
+from loop_cases import STEPS, Case, as_plateau, cases
 from loop_expected import expected, lrs_by_torch
-from trueline.loop.state import Rule, State
+from trueline.data.order import RowOrder
+from trueline.loop.kernels import advance_plateau
+from trueline.loop.rows import Rows
+from trueline.loop.state import Rule, Shape, State
+from trueline.many_steps.loops import SumsOnDevice
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
@@ -50,7 +55,11 @@ def state_of(result: Any) -> list[Any]:
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(case=cases(), cuts=st.sets(st.integers(1, STEPS - 1), min_size=1), chunks=st.integers(1, 9))
+@given(
+    case=cases() | cases(way="device"),
+    cuts=st.sets(st.integers(1, STEPS - 1), min_size=1),
+    chunks=st.integers(1, 9),
+)
 def test_steps_in_calls_of_any_size_are_the_same_to_the_bit(
     case: Case, cuts: set[int], chunks: int
 ) -> None:
@@ -125,3 +134,36 @@ def test_steps_end_before_a_loss_that_is_not_finite(case: Case, k: int) -> None:
     assert len(result.losses) == len(result.lrs) == len(result.at) == len(result.after) == k
     assert np.isfinite(result.losses).all()
     assert not np.isfinite(result.next_loss)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    losses=st.lists(st.integers(0, 40), min_size=1, max_size=40),
+    mode=st.sampled_from(["min", "max"]),
+    threshold_mode=st.sampled_from(["rel", "abs"]),
+    threshold=st.sampled_from([0.0, 0.1, 1.5]),
+    patience=st.integers(0, 3),
+    cooldown=st.integers(0, 3),
+    min_lr=st.sampled_from([0.0, 0.4]),
+    eps=st.sampled_from([0.0, 0.2]),
+)
+def test_learning_rate_falls_at_a_plateau_as_torch_has_it(losses: list[int], **given: Any) -> None:
+    options = {"lr": 1.0, "factor": 0.7, **given}
+    plateau, found = as_plateau(**options), []
+    for loss in losses:
+        found.append(plateau[0])
+        advance_plateau(plateau, float(loss))
+    assert found == lrs_by_torch(losses, **options).tolist()
+
+
+@pytest.mark.parametrize("n_features", range(1, 17))
+@pytest.mark.parametrize("batch_rows", [5, 16, 24, 37])
+def test_sums_on_a_device_do_not_depend_on_the_steps_beside(
+    n_features: int, batch_rows: int
+) -> None:
+    matrix = np.random.default_rng(0).standard_normal((400, n_features + 1))
+    rows = Rows(matrix, RowOrder(400, True, 0), Shape(n_features, 1), batch_rows)
+    sums = SumsOnDevice(rows, np.ones(n_features + 1), torch.empty(0, dtype=torch.float64))
+    steps = rows.steps_per_epoch
+    alone = [sums(0, k, 1)[0] for k in range(steps)]
+    assert np.array_equal(sums(0, 0, steps), alone)
