@@ -1,5 +1,6 @@
 """Without a numba that works, steps are taken one by one by Lightning, and the run says so."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,7 @@ def test_progress_line_says_that_the_loop_is_compiled(
     monkeypatch.setattr(compiling.threading, "Timer", AtOnce)
     monkeypatch.setattr(Loop, "kernel", Misses(misses))
     monkeypatch.setattr(Loop, "compile", lambda *_: None)
+    caplog.set_level(logging.INFO, "lightning.pytorch.utilities.rank_zero")  # others may raise it
     fitted(make_trainer(enable_progress_bar=bar, callbacks=[TrainingBar()] if bar else []))
     text = "compiling the loop, which only the first run does"
     assert capsys.readouterr().out.count(f"epoch 0/5, {text}\n") == (misses if bar else 0)
