@@ -218,14 +218,14 @@ def take_step(
 @inlined
 def complete(gradient, theta, free, n_features, n_targets, l2):
     """Add the gradient of the L2 penalty, which leaves the biases out; 0 where θ is frozen."""
-    for e in range(theta.size):
-        if not free[e]:
-            gradient[e] = 0
     if l2 > 0:
         twice = theta.dtype.type(2 * l2)
         for t in range(n_targets):
             for e in range(t * (n_features + 1), t * (n_features + 1) + n_features):
-                gradient[e] += twice * theta[e] if free[e] else 0
+                gradient[e] += twice * theta[e]
+    for e in range(theta.size):
+        if not free[e]:
+            gradient[e] = 0
 
 
 @compiled

@@ -47,7 +47,8 @@ class Shape(NamedTuple):
         n_features: Number of features.
         n_targets: Number of targets.
         weighted: Whether rows have a weight, in their last column.
-        unit: Power of two that each weight is multiplied with, so that their sum is finite.
+        unit: Power of two that each weight is multiplied with in moments, so that their sum is
+            finite. Steps from rows find one for each batch.
     """
 
     n_features: int

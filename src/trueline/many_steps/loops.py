@@ -9,8 +9,7 @@ from lightning.pytorch import Trainer
 from trueline.loop.loop import Loop, MomentsOfSteps, takes_moments
 from trueline.loop.moments import Moments, of_steps
 from trueline.loop.rows import Rows
-from trueline.loop.state import Float64
-from trueline.many_steps.rows import rows_of
+from trueline.loop.state import Float64, Shape
 from trueline.many_steps.single_steps import LARGEST
 
 ALIGNED = 8
@@ -25,8 +24,7 @@ def loop_of(trainer: Trainer, module: Any) -> Loop:
         module: A LinearRegression that it trains.
     """
     loader: Any = trainer.train_dataloader
-    rows = rows_of(trainer, module)
-    shape, n = rows.shape, len(loader.dataset)
+    rows, n = _rows(trainer, module), len(loader.dataset)
     dtype = module.weight.detach().cpu().numpy().dtype
     rank, world_size = loader.rank, loader.world_size
     on_device = module.device.type == "cuda" and rows.in_memory
@@ -41,6 +39,9 @@ def loop_of(trainer: Trainer, module: Any) -> Loop:
     all_rows = takes_moments(rows) and loader.largest <= LARGEST
     if not all_rows and world_size == 1 and not on_device:
         return Loop(rows)
+    if rows.shape.weighted:
+        rows.shape = rows.shape._replace(unit=_unit(loader.matrix))
+    shape = rows.shape
     moments = Moments(rows, dtype, (n * rank // world_size, n * (rank + 1) // world_size), add_up)
     if all_rows:
         return Loop(rows, moments)
@@ -58,6 +59,24 @@ def loop_of(trainer: Trainer, module: Any) -> Loop:
         return np.ascontiguousarray(sums[:, :-1].reshape(-1, width, width) / sizes)
 
     return Loop(rows, moments, means)
+
+
+def _rows(trainer: Trainer, module: Any) -> Rows:
+    """Return the rows of a training, and their order."""
+    h = module.hparams
+    loader: Any = trainer.train_dataloader
+    weighted = loader.matrix.shape[1] > h.n_features + h.n_targets
+    served = min(len(loader.dataset), int(trainer.num_training_batches) * loader.batch_size)
+    window = loader.batch_size * trainer.accumulate_grad_batches
+    shape = Shape(h.n_features, h.n_targets, weighted)
+    return Rows(loader.matrix, loader.sampler, shape, window, served)
+
+
+def _unit(matrix: Any) -> float:
+    """Return a power of two that brings the largest weight of all rows to about 1."""
+    parts = [matrix] if isinstance(matrix, np.ndarray) else (rows for _, rows in matrix.chunks())
+    largest = max(float(rows[:, -1].max()) for rows in parts)
+    return float(2.0 ** -np.frexp(largest)[1])
 
 
 class SumsOnDevice:
